@@ -1,0 +1,137 @@
+"""The roles, on one page. A component is one final class in one file that implements one of these."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Generator as Rng
+from torch import Tensor, nn
+
+from kinetext.types import Batch, Features, Known, Losses, Modality, Prediction, Sample, Target
+
+Shape = tuple[int, ...]
+Registry = Mapping[str, type[Any]]
+
+
+class Encoder(nn.Module, ABC):
+    """Turns one modality into features of width ``dim``.
+
+    ``forward(x, mask)``: text takes ``x (B, L)`` int64 tokens and ``mask (B, L)``; video takes
+    ``x (B, C, T, H, W)`` in [-1, 1] and ``mask (B, T)``. What stands at masked positions must not
+    matter.
+    """
+
+    modality: Modality
+    dim: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, mask: Tensor) -> Features: ...
+
+
+class Fusion(nn.Module, ABC):
+    """Joins the features of several modalities into features of width ``dim``; any may be absent."""
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, features: Mapping[str, Features]) -> Features: ...
+
+
+class Codec(nn.Module, ABC):
+    """Maps video to the space a generator works in, and back.
+
+    ``kind`` says whether targets are continuous latents ``(B, C', T', H', W')`` or token ids.
+    """
+
+    kind: Literal["continuous", "tokens"]
+
+    @abstractmethod
+    def encode(self, video: Tensor) -> Tensor:
+        """``(B, C, T, H, W)`` in [-1, 1] -> target."""
+
+    @abstractmethod
+    def decode(self, target: Tensor, shape: Shape) -> Tensor:
+        """Target -> video of ``shape`` = (B, C, T, H, W), clamped to [-1, 1]."""
+
+    @abstractmethod
+    def target_shape(self, shape: Shape) -> Shape:
+        """(C, T, H, W) of a video -> (C', T', H', W') of its target."""
+
+
+class Generator(nn.Module, ABC):
+    """Learns the distribution of targets given a condition. A game: every player has its own turn."""
+
+    kind: Literal["continuous", "tokens"]
+    players: tuple[str, ...] = ("model",)
+
+    @abstractmethod
+    def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng) -> Losses: ...
+
+    @abstractmethod
+    def sample(
+        self,
+        shape: Shape,
+        cond: Features,
+        *,
+        rng: Rng | Sequence[Rng],
+        steps: int,
+        guidance: float,
+        known: Known | None = None,
+    ) -> Tensor:
+        """A target of ``shape`` = (B, C', T', H', W'); ``rng`` is one, or one for every row."""
+
+
+class Task(nn.Module, ABC):
+    """What is learned: turns a batch into a loss, and into an answer."""
+
+    players: tuple[str, ...] = ("model",)
+
+    def parameters_of(self, player: str) -> Iterable[tuple[str, nn.Parameter]]:
+        """Named trainable parameters that ``player``'s optimiser owns; players share none."""
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    @abstractmethod
+    def loss(self, batch: Batch, *, player: str, rng: Rng) -> Losses: ...
+
+    @abstractmethod
+    def predict(self, batch: Batch, *, rng: Rng | Sequence[Rng]) -> Prediction: ...
+
+    def forward(self, batch: Batch, player: str, rng: Rng) -> Losses:
+        """``loss`` under the name that distributed wrappers call."""
+        return self.loss(batch, player=player, rng=rng)
+
+
+class Method(Task):
+    """Wraps a task and is a task: distillation, adversarial training, continual learning."""
+
+    task: Task
+
+
+class Dataset(ABC):
+    """Samples by draw. ``index = draw % len`` names the sample; ``draw // len`` is the epoch and only
+    turns the random choices (which clip, which phrasing), so an item is a pure function of the draw.
+    """
+
+    targets: tuple[Target, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, draw: int) -> Sample: ...
+
+    def texts(self) -> Iterable[str]:
+        """Every text a vocabulary should be built from."""
+        return ()
+
+
+class Metric(ABC):
+    """Collects predictions and says numbers."""
+
+    @abstractmethod
+    def update(self, prediction: Prediction, batch: Batch) -> None: ...
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]: ...

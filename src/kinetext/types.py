@@ -1,0 +1,218 @@
+"""The legend: every shape, range and unit that crosses a border in kinetext.
+
+B batch, C channels, T frames, H W pixels, L tokens, D width, N heads, K classes or codes.
+Video is float32 in [-1, 1], ``(B, C, T, H, W)``; an image is a video of one frame. A missing
+modality is a mask whose row is all False; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Modality = Literal["text", "video"]
+MODALITIES: tuple[Modality, ...] = ("text", "video")
+
+
+class KinetextError(Exception):
+    """Something the user can mend. The message names the field, the value and what is legal."""
+
+
+class RecipeError(KinetextError):
+    """A recipe that can't be read, or that asks for something that can't work."""
+
+
+class DataError(KinetextError):
+    """A dataset, manifest, clip or text that can't be used."""
+
+
+class RunError(KinetextError):
+    """A run folder that can't be read, written or continued."""
+
+
+def _check(name: str, tensor: Tensor, rank: int, dtype: torch.dtype, batch: int | None) -> None:
+    if tensor.ndim != rank:
+        raise ValueError(f"{name}: rank {tensor.ndim} {tuple(tensor.shape)}, expected rank {rank}")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name}: dtype {tensor.dtype}, expected {dtype}")
+    if batch is not None and len(tensor) != batch:
+        raise ValueError(f"{name}: {len(tensor)} rows, expected the batch size {batch}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A label column: its name, its class names in index order, and whether several may hold at once."""
+
+    name: str
+    classes: tuple[str, ...]
+    multi: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip, one text, or both, with labels.
+
+    Args:
+        key: names the sample in messages, predictions and reports (a file name, say).
+        video: ``(C, T, H, W)`` float32 in [-1, 1], or None.
+        text: the caption, transcript or title, or None.
+        labels: column -> class names; one for a single-label column, any number for a multi-label
+            one. A column that is absent is unlabelled.
+        weight: how much the sample counts in a loss, >= 0.
+    """
+
+    key: str
+    video: Tensor | None = None
+    text: str | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.video is not None:
+            _check(f"video of {self.key!r}", self.video, 4, torch.float32, None)
+        if self.weight < 0:
+            raise ValueError(f"weight of {self.key!r}: {self.weight}, expected >= 0")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples side by side.
+
+    Args:
+        keys: B names.
+        video: ``(B, C, T, H, W)`` float32 in [-1, 1]; zeros where a sample has none.
+        video_mask: ``(B, T)`` bool, True = real frame.
+        text: B raw strings, "" where a sample has none.
+        tokens: ``(B, L)`` int64.
+        token_mask: ``(B, L)`` bool, True = real token.
+        labels: column -> ``(B,)`` int64 class index, -1 unlabelled; or for a multi-label column
+            ``(B, K)`` float32 in {0, 1}, a row of NaN where unlabelled.
+        weight: ``(B,)`` float32, >= 0.
+    """
+
+    keys: tuple[str, ...]
+    video: Tensor
+    video_mask: Tensor
+    text: tuple[str, ...]
+    tokens: Tensor
+    token_mask: Tensor
+    labels: Mapping[str, Tensor]
+    weight: Tensor
+
+    def __post_init__(self) -> None:
+        size = len(self.keys)
+        _check("video", self.video, 5, torch.float32, size)
+        _check("video_mask", self.video_mask, 2, torch.bool, size)
+        _check("tokens", self.tokens, 2, torch.int64, size)
+        _check("token_mask", self.token_mask, 2, torch.bool, size)
+        _check("weight", self.weight, 1, torch.float32, size)
+        if len(self.text) != size:
+            raise ValueError(f"text: {len(self.text)} strings, expected the batch size {size}")
+        for name, label in self.labels.items():
+            multi = label.ndim == 2
+            _check(f"labels.{name}", label, 2 if multi else 1, torch.float32 if multi else torch.int64, size)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with every tensor on ``device``."""
+        return replace(
+            self,
+            video=self.video.to(device, non_blocking=True),
+            video_mask=self.video_mask.to(device, non_blocking=True),
+            tokens=self.tokens.to(device, non_blocking=True),
+            token_mask=self.token_mask.to(device, non_blocking=True),
+            labels={k: v.to(device, non_blocking=True) for k, v in self.labels.items()},
+            weight=self.weight.to(device, non_blocking=True),
+        )
+
+    def without(self, modality: Modality) -> Batch:
+        """The same batch with one modality absent from every sample."""
+        if modality == "text":
+            return replace(self, token_mask=torch.zeros_like(self.token_mask))
+        return replace(self, video_mask=torch.zeros_like(self.video_mask))
+
+
+@dataclass(frozen=True)
+class Features:
+    """What every encoder and fusion returns.
+
+    Args:
+        x: ``(B, L, D)`` floating point.
+        mask: ``(B, L)`` bool, True = real; an all-False row is a missing modality.
+    """
+
+    x: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        _check("features.x", self.x, 3, self.x.dtype, None)
+        _check("features.mask", self.mask, 2, torch.bool, len(self.x))
+        if self.mask.shape != self.x.shape[:2]:
+            raise ValueError(f"features.mask: {tuple(self.mask.shape)}, expected {tuple(self.x.shape[:2])}")
+
+    def pooled(self) -> Tensor:
+        """The mean over real positions, ``(B, D)``; zeros where nothing is real."""
+        weight = self.mask.unsqueeze(-1).to(self.x.dtype)
+        return (self.x * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """A scalar to minimise and named numbers to log (detached scalars)."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.total.ndim != 0:
+            raise ValueError(f"losses.total: shape {tuple(self.total.shape)}, expected a scalar")
+
+
+@dataclass(frozen=True)
+class Known:
+    """Part of a target that is given: generation keeps it and fills the rest.
+
+    Args:
+        target: ``(B, C, T, H, W)`` in the codec's target space.
+        mask: ``(B, T)`` bool, True = this frame is given.
+    """
+
+    target: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        _check("known.target", self.target, 5, self.target.dtype, None)
+        _check("known.mask", self.mask, 2, torch.bool, len(self.target))
+        if self.mask.shape[1] != self.target.shape[2]:
+            raise ValueError(f"known.mask: {self.mask.shape[1]} frames, expected {self.target.shape[2]}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a task answers for a batch; fields that a task does not make are empty.
+
+    Args:
+        probabilities: column -> ``(B, K)`` float32 in [0, 1].
+        video: ``(B, C, T, H, W)`` float32 in [-1, 1].
+    """
+
+    probabilities: Mapping[str, Tensor] = field(default_factory=dict)
+    video: Tensor | None = None
+
+
+def names_of(target: Target, row: Tensor, threshold: float = 0.5) -> tuple[str, ...]:
+    """The class names that a row of probabilities ``(K,)`` says: all over the threshold, or the best one."""
+    if not target.multi:
+        return (target.classes[int(row.argmax())],)
+    return tuple(name for name, p in zip(target.classes, row.tolist(), strict=True) if p >= threshold)
+
+
+def joined(values: Sequence[object]) -> str:
+    """Legal values as a message shows them."""
+    return ", ".join(str(v) for v in values) or "(none)"
