@@ -114,7 +114,9 @@ class Dataset(ABC):
     turns the random choices (which clip, which phrasing), so an item is a pure function of the draw.
     """
 
-    targets: tuple[Target, ...] = ()
+    targets: tuple[Target, ...] = ()  # label columns this set can give
+    video_shape: Shape | None = None  # (C, T, H, W) of every clip, None without video
+    fps: float = 0.0  # frames a second of the sampled clips, 0 where it varies
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -124,6 +126,10 @@ class Dataset(ABC):
 
     def texts(self) -> Iterable[str]:
         """Every text a vocabulary should be built from."""
+        return ()
+
+    def counts(self, column: str) -> tuple[int, ...]:
+        """How often each class of ``column`` occurs, in class order; () where it is not known."""
         return ()
 
 
