@@ -1,1 +1,6 @@
-"""Role folder."""
+"""Where samples come from."""
+
+from kinetext.datasets.digits import Digits
+from kinetext.interfaces import Registry
+
+REGISTRY: Registry = {"digits": Digits}

@@ -1,0 +1,288 @@
+"""The digits world: captioned bouncing handwritten digits, made on the fly from (seed, index).
+
+The field's classic text-to-video benchmark: Mittal et al. 2017, "Sync-DRAW: Automatic Video
+Generation using Deep Recurrent Attentive Architectures", section 4 (one and two bouncing digits
+with captions; complementary digit x motion pairs held out); Pan et al. 2018, "To Create What You
+Tell: Generating Videos from Captions" (TGANs-C; SBMG and TBMG: 16 frames of 64x64).
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kinetext.interfaces import Dataset, Shape
+from kinetext.runtime import seed_of
+from kinetext.types import DataError, Sample, Target, joined
+
+SIZE = 64  # pixels, the side of a frame
+DIGIT = 28  # pixels, the side of a digit
+FRAMES = 16
+SPEED = 7.2  # pixels a frame
+FPS = 8.0
+
+MOTIONS = ("left and right", "up and down")
+OBJECTS = tuple(f"{digit} {motion}" for digit in range(10) for motion in MOTIONS)
+
+# One phrase for every object, then how two are joined. {d} is the digit, {m} its motion.
+_PHRASES: dict[str, tuple[str, ...]] = {
+    "en": (
+        "the digit {d} is moving {m}",
+        "digit {d} moves {m}",
+        "a {d} moving {m}",
+        "{d} bounces {m}",
+        "the number {d} goes {m}",
+    ),
+    "zh": ("数字{d}{m}移动", "{d}在{m}移动", "数字{d}正在{m}运动", "一个{d}{m}移动"),
+}
+_MOTION_WORDS: dict[str, tuple[str, str]] = {"en": MOTIONS, "zh": ("左右", "上下")}
+_JOINTS: dict[str, tuple[str, ...]] = {"en": (" and ", ", and ", " while "), "zh": ("，", "，同时", "和")}
+
+Language = Literal["en", "zh"]
+Images = NDArray[np.uint8]
+
+
+def objects_of(caption: str) -> tuple[str, ...] | None:
+    """The objects that a caption of this world names, in reading order; None if it names none.
+
+    Example:
+        >>> objects_of("数字3上下移动，数字7左右移动")
+        ('3 up and down', '7 left and right')
+    """
+    found = re.findall(r"(\d)\D*?(left and right|up and down|左右|上下)", caption)
+    digits = re.findall(r"\d", caption)
+    if not found or len(digits) != len(found):
+        return None
+    motion = {"左右": MOTIONS[0], "上下": MOTIONS[1]}
+    return tuple(f"{d} {motion.get(m, m)}" for d, m in found)
+
+
+def is_held_out(obj: int | np.integer) -> bool:
+    """Whether an object (index into ``OBJECTS``) is unseen in compositional training.
+
+    Even digits train moving left and right, odd ones up and down; the complementary pairs are held
+    out (Sync-DRAW, section 4.2).
+    """
+    digit, motion = divmod(int(obj), 2)
+    return motion != digit % 2
+
+
+class Digits(Dataset):
+    """One or two digits, each moving left and right or up and down and bouncing off the walls.
+
+    A sample is a pure function of (seed, split, index). Two digits of one clip are always two
+    different objects, so that the labels tell them apart. With ``root=""`` the digit images are
+    scikit-learn's ``load_digits`` (8x8, enlarged); otherwise ``root`` is a folder with the MNIST IDX
+    files, plain or gzipped. Images of the train split are never used in the val split.
+
+    Args:
+        root: folder of MNIST IDX files, or "".
+        split: "train" or "val".
+        clips: number of samples, >= 1.
+        digits: how many digits a clip may have, from {1, 2}.
+        composition: "all" pairs of digit and motion everywhere; or "compositional": train sees half of
+            them and val has only clips whose every pair is unseen.
+        languages: of the captions, from {"en", "zh"}.
+        num_frames: frames of a clip, 1 to 16; 1 makes still images.
+        stride: world frames between two frames of a clip, >= 1.
+        seed: of the world.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str = "",
+        split: Literal["train", "val"] = "train",
+        clips: int = 1000,
+        digits: tuple[int, ...] = (1, 2),
+        composition: Literal["all", "compositional"] = "all",
+        languages: tuple[Language, ...] = ("en", "zh"),
+        num_frames: int = FRAMES,
+        stride: int = 1,
+        seed: int = 0,
+    ) -> None:
+        _between("clips", clips, 1, 2**40)
+        _between("num_frames", num_frames, 1, FRAMES)
+        _between("stride", stride, 1, FRAMES)
+        if not digits or not set(digits) <= {1, 2}:
+            raise DataError(f"digits: {list(digits)}, expected one or both of 1, 2")
+        if not languages:
+            raise DataError("languages: none, expected one or both of en, zh")
+        self.images, self.classes = _images(root, split)
+        self.of_class = [np.flatnonzero(self.classes == d) for d in range(10)]
+        self.clips, self.digits, self.languages = clips, digits, languages
+        self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
+        held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
+        keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
+        self.objects = np.flatnonzero(keep)
+        self.targets = (Target("objects", OBJECTS, multi=True),)
+        self.video_shape: Shape = (1, num_frames, SIZE, SIZE)
+        self.fps = FPS / stride
+
+    def __len__(self) -> int:
+        return self.clips
+
+    def __getitem__(self, draw: int) -> Sample:
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[int]) -> list[Sample]:
+        """Several samples at once, vectorised (torch's loader calls this for a batch)."""
+        indices = np.array([draw % self.clips for draw in draws], dtype=np.uint64)
+        dice = _Dice(f"{self.seed}/{self.split}", indices)
+        objects, count = self._objects(dice)
+        frames = torch.from_numpy(self._frames(dice, objects, count))
+        video = (frames.float() / 127.5 - 1.0).unsqueeze(1)
+        samples = []
+        for row, index in enumerate(indices):
+            named = objects[row, : count[row]]
+            samples.append(
+                Sample(
+                    key=f"digits/{self.split}/{self.seed}/{index}",
+                    video=video[row],
+                    text=self._caption(dice, row, named),
+                    labels={"objects": tuple(OBJECTS[i] for i in named)},
+                )
+            )
+        return samples
+
+    def texts(self) -> Iterator[str]:
+        """Every phrasing of every object in the languages asked for, and every way to join two."""
+        for language in self.languages:
+            words = _MOTION_WORDS[language]
+            for phrase in _PHRASES[language]:
+                yield from (phrase.format(d=d, m=m) for d in range(10) for m in words)
+            yield from _JOINTS[language]
+
+    def _objects(self, dice: _Dice) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Two distinct objects a row, and how many of them are shown."""
+        pool = len(self.objects)
+        first = dice.below("first", pool)
+        second = (first + 1 + dice.below("second", pool - 1)) % pool
+        count = np.array(self.digits)[dice.below("count", len(self.digits))]
+        return self.objects[np.stack([first, second], 1)], count
+
+    def _frames(self, dice: _Dice, objects: NDArray[np.intp], count: NDArray[np.intp]) -> Images:
+        video = np.zeros((len(objects), self.num_frames, SIZE, SIZE), np.uint8)
+        span = SIZE - DIGIT
+        time = np.arange(self.num_frames) * self.stride
+        for place in range(2):
+            rows = np.flatnonzero(count > place)
+            digit, motion = np.divmod(objects[:, place], 2)
+            phase = dice.uniform(f"phase{place}") * 2 * span
+            path = (phase[:, None] + SPEED * time) % (2 * span)
+            moving = np.rint(np.where(path > span, 2 * span - path, path)).astype(np.intp)
+            still = dice.below(f"still{place}", span + 1)[:, None].repeat(self.num_frames, 1)
+            x = np.where(motion[:, None] == 0, moving, still)
+            y = np.where(motion[:, None] == 0, still, moving)
+            images = self._pick(digit[rows], dice.uniform(f"image{place}")[rows])
+            _paste(video, rows, images, x[rows], y[rows])
+        return video
+
+    def _pick(self, digits: NDArray[np.intp], uniform: NDArray[np.float64]) -> Images:
+        """One handwritten image of each digit."""
+        pools = [self.of_class[d] for d in digits]
+        chosen = [pool[int(u * len(pool))] for pool, u in zip(pools, uniform, strict=True)]
+        return self.images[np.array(chosen, dtype=np.intp)]
+
+    def _caption(self, dice: _Dice, row: int, objects: NDArray[np.intp]) -> str:
+        language = self.languages[dice.below("language", len(self.languages))[row]]
+        phrases, joints = _PHRASES[language], _JOINTS[language]
+        phrase = phrases[dice.below("phrase", len(phrases))[row]]
+        said = [phrase.format(d=o // 2, m=_MOTION_WORDS[language][o % 2]) for o in objects]
+        return joints[dice.below("joint", len(joints))[row]].join(said)
+
+
+class _Dice:
+    """Uniform numbers that are a pure function of (seed, name, index): splitmix64 (Steele et al. 2014)."""
+
+    def __init__(self, seed: str, indices: NDArray[np.uint64]) -> None:
+        self.seed, self.indices = seed, indices
+        self._thrown: dict[str, NDArray[np.float64]] = {}
+
+    def uniform(self, name: str) -> NDArray[np.float64]:
+        """One number in [0, 1) for every index."""
+        if name not in self._thrown:
+            z = self.indices + np.uint64(seed_of(self.seed, name))
+            for _ in range(2):
+                z = z + np.uint64(0x9E3779B97F4A7C15)
+                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+                z = z ^ (z >> np.uint64(31))
+            self._thrown[name] = (z >> np.uint64(11)).astype(np.float64) / 2.0**53
+        return self._thrown[name]
+
+    def below(self, name: str, n: int) -> NDArray[np.intp]:
+        """One integer in [0, n) for every index."""
+        return (self.uniform(name) * n).astype(np.intp)
+
+
+def _paste(video: Images, rows: NDArray[np.intp], images: Images, x: NDArray[np.intp], y: NDArray[np.intp]) -> None:
+    """Draws an image at (x, y) of every frame of its row; where digits overlap the brighter pixel stays."""
+    side = np.arange(DIGIT)
+    at = (
+        rows[:, None, None, None],
+        np.arange(x.shape[1])[None, :, None, None],
+        y[:, :, None, None] + side[:, None],
+        x[:, :, None, None] + side,
+    )
+    video[at] = np.maximum(video[at], images[:, None])
+
+
+def _between(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise DataError(f"{name}: {value}, expected {low} to {high}")
+
+
+@cache
+def _images(root: str, split: str) -> tuple[Images, NDArray[np.int64]]:
+    """Digit images ``(N, 28, 28)`` uint8 and their classes ``(N,)``."""
+    return _mnist(Path(root), split) if root else _scikit_learn(split)
+
+
+def _scikit_learn(split: str) -> tuple[Images, NDArray[np.int64]]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    small = torch.from_numpy(data.images).float()[:, None] / 16.0
+    large = torch.nn.functional.interpolate(small, size=20, mode="bicubic", align_corners=False)
+    padded = torch.nn.functional.pad(large.clamp(0, 1), (4, 4, 4, 4))  # MNIST too is 20 px in a box of 28
+    images = (padded[:, 0] * 255).round().to(torch.uint8).numpy()
+    # the set is written by writers in turn, so every fifth image is a fair sample of all of them
+    chosen = (np.arange(len(images)) % 5 == 0) == (split == "val")
+    return images[chosen], data.target[chosen].astype(np.int64)
+
+
+def _mnist(root: Path, split: str) -> tuple[Images, NDArray[np.int64]]:
+    part = "train" if split == "train" else "t10k"
+    images = _idx(root, f"{part}-images-idx3-ubyte")
+    classes = _idx(root, f"{part}-labels-idx1-ubyte")
+    if images.ndim != 3 or images.shape[1:] != (DIGIT, DIGIT) or len(images) != len(classes):
+        raise DataError(f"root: {root} has images {images.shape} and labels {classes.shape}, expected (N, 28, 28) and (N,)")
+    return images, classes.astype(np.int64)
+
+
+def _idx(root: Path, name: str) -> Images:
+    """An IDX file of bytes (LeCun's format: two zeros, the type 8, the rank, big-endian sizes, data)."""
+    tried = [root / f"{name}.gz", root / name]
+    found = next((path for path in tried if path.is_file()), None)
+    if found is None:
+        raise DataError(f"root: no {name} or {name}.gz in {root}; expected the MNIST IDX files")
+    try:
+        data = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{found}: {error}") from error
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
+        raise DataError(f"{found}: not an IDX file of bytes (it starts with {data[:4].hex()}, expected 000008..)")
+    rank = data[3]
+    sizes = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(rank)]
+    if len(data) != 4 + 4 * rank + int(np.prod(sizes)):
+        raise DataError(f"{found}: {len(data)} bytes do not hold sizes {joined(sizes)}")
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(sizes)

@@ -1,0 +1,145 @@
+"""Samples -> batches, in an order that is a pure function of (seed, position)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from kinetext.interfaces import Dataset, Shape
+from kinetext.runtime import rng
+from kinetext.text import Tokenizer
+from kinetext.types import Batch, DataError, Sample, Target
+
+
+class Draws(Sampler[list[int]]):
+    """Batches of draws, shuffled anew each epoch, from any position on and without end.
+
+    The n-th draw of a run is the same whatever the number of workers, and wherever the run was
+    interrupted. Rank r of w takes every w-th batch.
+
+    Args:
+        size: samples in the dataset, >= 1.
+        batch: samples a batch, >= 1.
+        seed: of the shuffling.
+        start: batches (of this rank) to skip.
+    """
+
+    def __init__(self, size: int, batch: int, *, seed: int, start: int = 0, rank: int = 0, ranks: int = 1) -> None:
+        if size < 1:
+            raise DataError(f"data: {size} samples, expected at least one")
+        self.size, self.batch, self.seed = size, batch, seed
+        self.start, self.rank, self.ranks = start, rank, ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        position = (self.start * self.ranks + self.rank) * self.batch
+        epoch, order = -1, torch.empty(0)
+        while True:
+            draws = []
+            for place in range(position, position + self.batch):
+                if place // self.size != epoch:
+                    epoch = place // self.size
+                    order = torch.randperm(self.size, generator=rng(self.seed, "epoch", epoch))
+                draws.append(epoch * self.size + int(order[place % self.size]))
+            yield draws
+            position += self.ranks * self.batch
+
+
+class Collate:
+    """Samples side by side: pads, encodes text, turns label names into indices.
+
+    Args:
+        tokenizer: for the text, or None when nothing reads text.
+        targets: the label columns to encode.
+        video_shape: (C, T, H, W) that every clip has, or None when nothing reads video.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, targets: Sequence[Target], video_shape: Shape | None) -> None:
+        self.tokenizer = tokenizer
+        self.targets = tuple(targets)
+        self.video_shape = video_shape
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        texts = [sample.text for sample in samples]
+        tokens = torch.zeros(len(samples), 1, dtype=torch.int64)
+        token_mask = tokens.bool()
+        if self.tokenizer is not None:
+            tokens, token_mask = self.tokenizer.batch(texts)
+        video, video_mask = self._videos(samples)
+        return Batch(
+            keys=tuple(sample.key for sample in samples),
+            video=video,
+            video_mask=video_mask,
+            text=tuple(text or "" for text in texts),
+            tokens=tokens,
+            token_mask=token_mask,
+            labels={target.name: _labels(samples, target) for target in self.targets},
+            weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
+        )
+
+    def _videos(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        if self.video_shape is None:
+            return torch.zeros(len(samples), 1, 1, 1, 1), torch.zeros(len(samples), 1, dtype=torch.bool)
+        video = torch.zeros(len(samples), *self.video_shape)
+        mask = torch.zeros(len(samples), self.video_shape[1], dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            if sample.video is None:
+                continue
+            if tuple(sample.video.shape) != tuple(self.video_shape):
+                raise DataError(
+                    f"{sample.key}: video (C, T, H, W) {tuple(sample.video.shape)}, expected {tuple(self.video_shape)}"
+                )
+            video[row] = sample.video
+            mask[row] = True
+        return video, mask
+
+
+def _labels(samples: Sequence[Sample], target: Target) -> Tensor:
+    index = {name: i for i, name in enumerate(target.classes)}
+    rows: list[Tensor] = []
+    for sample in samples:
+        names = sample.labels.get(target.name)
+        missing = [name for name in names or () if name not in index]
+        if missing:
+            raise DataError(f"{sample.key}: {target.name} is {missing[0]!r}, expected one of {list(target.classes)}")
+        if not target.multi:
+            rows.append(torch.tensor(index[names[0]] if names else -1))
+        elif names is None:
+            rows.append(torch.full((len(index),), float("nan")))
+        else:
+            rows.append(torch.zeros(len(index)).index_fill_(0, torch.tensor([index[n] for n in names], dtype=torch.int64), 1.0))
+    return torch.stack(rows)
+
+
+def train_loader(
+    data: Dataset, collate: Collate, *, batch: int, seed: int, workers: int, start: int = 0, rank: int = 0, ranks: int = 1
+) -> DataLoader[Batch]:
+    """Endless shuffled batches from batch number ``start`` on."""
+    draws = Draws(len(data), batch, seed=seed, start=start, rank=rank, ranks=ranks)
+    return _loader(data, collate, draws, workers)
+
+
+def plain_loader(data: Dataset, collate: Collate, *, batch: int, workers: int = 0, limit: int = 0) -> DataLoader[Batch]:
+    """One pass in order; the first ``limit`` samples if it is not 0."""
+    size = min(limit or len(data), len(data))
+    if size < 1:
+        raise DataError("data: 0 samples, expected at least one")
+    chunks = [list(range(i, min(i + batch, size))) for i in range(0, size, batch)]
+    return _loader(data, collate, chunks, workers)
+
+
+def _loader(
+    data: Dataset, collate: Collate, batches: Sampler[list[int]] | list[list[int]], workers: int
+) -> DataLoader[Batch]:
+    loader = DataLoader(
+        cast("torch.utils.data.Dataset[Sample]", data),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        multiprocessing_context="fork" if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return cast("DataLoader[Batch]", loader)
