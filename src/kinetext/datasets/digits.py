@@ -173,13 +173,14 @@ class Digits(Dataset):
         video = np.zeros((len(objects), self.num_frames, SIZE, SIZE), np.uint8)
         span = SIZE - DIGIT
         time = np.arange(self.num_frames) * self.stride
+        lanes = _lanes(dice, objects, span + 1)
         for place in range(2):
             rows = np.flatnonzero(count > place)
             digit, motion = np.divmod(objects[:, place], 2)
             phase = dice.uniform(f"phase{place}") * 2 * span
             path = (phase[:, None] + SPEED * time) % (2 * span)
             moving = np.rint(np.where(path > span, 2 * span - path, path)).astype(np.intp)
-            still = dice.below(f"still{place}", span + 1)[:, None].repeat(self.num_frames, 1)
+            still = lanes[:, place][:, None].repeat(self.num_frames, 1)
             x = np.where(motion[:, None] == 0, moving, still)
             y = np.where(motion[:, None] == 0, still, moving)
             images = self._pick(digit[rows], dice.uniform(f"image{place}")[rows])
@@ -222,6 +223,19 @@ class _Dice:
     def below(self, name: str, n: int) -> NDArray[np.intp]:
         """One integer in [0, n) for every index."""
         return (self.uniform(name) * n).astype(np.intp)
+
+
+def _lanes(dice: _Dice, objects: NDArray[np.intp], places: int) -> NDArray[np.intp]:
+    """The coordinate that stays, for both digits ``(N, 2)``, in [0, places).
+
+    Two digits that move alike keep at least half a digit between their lanes: otherwise they could
+    cover each other for the whole clip, and the caption would name what nobody can see.
+    """
+    first, second = dice.below("still0", places), dice.below("still1", places)
+    apart = DIGIT // 2
+    shifted = (first + apart + dice.below("still1", places - 2 * apart + 1)) % places
+    alike = objects[:, 0] % 2 == objects[:, 1] % 2
+    return np.stack([first, np.where(alike, shifted, second)], 1)
 
 
 def _paste(video: Images, rows: NDArray[np.intp], images: Images, x: NDArray[np.intp], y: NDArray[np.intp]) -> None:

@@ -1,1 +1,6 @@
-"""Role folder."""
+"""One modality -> features."""
+
+from kinetext.encoders.transformer import Transformer
+from kinetext.interfaces import Registry
+
+REGISTRY: Registry = {"transformer": Transformer}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kinetext.interfaces import Encoder
 from kinetext.nn.embedding import sinusoidal
+from kinetext.nn.norm import RMSNorm
 from kinetext.nn.transformer import Block
 from kinetext.types import Features, Modality
 
@@ -35,7 +36,7 @@ class Transformer(Encoder):
         nn.init.normal_(self.embedding.weight, std=0.5)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout=dropout) for _ in range(depth))
-        self.norm = nn.RMSNorm(dim, eps=1e-6)
+        self.norm = RMSNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
         """Tokens ``(B, L)`` int64 and mask ``(B, L)`` -> Features ``(B, L, dim)``."""

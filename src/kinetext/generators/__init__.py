@@ -1,1 +1,6 @@
-"""Role folder."""
+"""Methods that make video (or text) from a condition."""
+
+from kinetext.generators.flow import Flow
+from kinetext.interfaces import Registry
+
+REGISTRY: Registry = {"flow": Flow}

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kinetext.nn.norm import RMSNorm
+
 
 class Attention(nn.Module):
     """Attention of a sequence to itself, to a context, or to both at once.
@@ -31,8 +33,8 @@ class Attention(nn.Module):
         self.q = nn.Linear(dim, dim, bias=False)
         self.kv = nn.Linear(dim, 2 * dim, bias=False) if attend_self else None
         self.context_kv = nn.Linear(context_dim, 2 * dim, bias=False) if context_dim is not None else None
-        self.q_norm = nn.RMSNorm(dim // heads, eps=1e-6)
-        self.k_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+        self.q_norm = RMSNorm(dim // heads)
+        self.k_norm = RMSNorm(dim // heads)
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kinetext.nn.attention import Attention
+from kinetext.nn.norm import RMSNorm
 
 
 class SwiGLU(nn.Module):
@@ -32,9 +33,9 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm1 = nn.RMSNorm(dim, eps=1e-6)
+        self.norm1 = RMSNorm(dim)
         self.attention = Attention(dim, heads)
-        self.norm2 = nn.RMSNorm(dim, eps=1e-6)
+        self.norm2 = RMSNorm(dim)
         self.mlp = SwiGLU(dim, hidden_of(dim))
         self.dropout = nn.Dropout(dropout)
 
@@ -60,13 +61,13 @@ class ModulatedBlock(nn.Module):
         self.offset = nn.Parameter(torch.zeros(6, dim))
 
     def forward(
-        self, x_BTSD: Tensor, modulation_BT6D: Tensor, context: Tensor, context_mask: Tensor, rope: tuple[Tensor, Tensor]
+        self, x_BTSD: Tensor, modulation_BT6D: Tensor, context_BMD: Tensor, rope: tuple[Tensor, Tensor]
     ) -> Tensor:
         """``x (B, T, S, D)`` with S tokens a frame; the modulation is one vector a frame."""
         frames, tokens = x_BTSD.shape[1:3]
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation_BT6D + self.offset).unsqueeze(3).unbind(2)
         h = self.norm1(x_BTSD) * (1 + scale1) + shift1
-        h = self.attention(h.flatten(1, 2), None, context, context_mask, rope)
+        h = self.attention(h.flatten(1, 2), None, context_BMD, None, rope)
         x_BTSD = x_BTSD + gate1 * h.unflatten(1, (frames, tokens))
         h = self.norm2(x_BTSD) * (1 + scale2) + shift2
         return x_BTSD + gate2 * self.mlp(h)

@@ -1,0 +1,71 @@
+"""Text to video: a text encoder, a codec and a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from kinetext.interfaces import Codec, Encoder, Generator, Shape, Task
+from kinetext.types import Batch, Losses, Prediction, RecipeError
+
+
+class TextToVideo(Task):
+    """Learns to make clips from captions; the codec is frozen.
+
+    Args:
+        encoders: ``{"text": encoder}``.
+        codec: maps video to the generator's targets; it is not trained here.
+        generator: of the same kind as the codec.
+        shape: (C, T, H, W) of the clips to make.
+        steps: sampler steps, >= 1.
+        guidance: classifier-free guidance scale, >= 0; 1 is none.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        codec: Codec,
+        generator: Generator,
+        shape: Shape,
+        *,
+        steps: int = 25,
+        guidance: float = 3.0,
+    ) -> None:
+        super().__init__()
+        if set(encoders) != {"text"}:
+            raise RecipeError(f"encoders: {sorted(encoders)}, expected text alone")
+        self.encoders = nn.ModuleDict(encoders)
+        self.codec = codec.requires_grad_(False)
+        self.generator = generator
+        self.players = generator.players
+        self.shape = shape
+        self.steps, self.guidance = steps, guidance
+
+    def train(self, mode: bool = True) -> TextToVideo:
+        """The frozen codec stays in evaluation mode."""
+        super().train(mode)
+        self.codec.eval()
+        return self
+
+    def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
+        with torch.no_grad():
+            target = self.codec.encode(batch.video)
+        cond = self.encoders["text"](batch.tokens, batch.token_mask)
+        losses: Losses = self.generator.loss(target, cond, player=player, rng=rng)
+        return losses
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, *, rng: torch.Generator | Sequence[torch.Generator]) -> Prediction:
+        return self.generate(batch, rng=rng, steps=self.steps, guidance=self.guidance)
+
+    @torch.no_grad()
+    def generate(
+        self, batch: Batch, *, rng: torch.Generator | Sequence[torch.Generator], steps: int, guidance: float
+    ) -> Prediction:
+        """A clip for every text of the batch; its videos are not looked at."""
+        cond = self.encoders["text"](batch.tokens, batch.token_mask)
+        shape = (len(batch), *self.codec.target_shape(self.shape))
+        target = self.generator.sample(shape, cond, rng=rng, steps=steps, guidance=guidance)
+        return Prediction(video=self.codec.decode(target, (len(batch), *self.shape)))
