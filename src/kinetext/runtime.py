@@ -6,9 +6,15 @@ import hashlib
 import os
 import platform
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
+
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 def device() -> torch.device:
@@ -54,3 +60,30 @@ def hardware() -> str:
     if torch.cuda.is_available():
         where = f"{torch.cuda.get_device_name()} ({torch.cuda.device_count()}), {where}"
     return f"{where}, torch {torch.__version__}, Python {sys.version.split()[0]}"
+
+
+@contextmanager
+def autocast(precision: Precision, on: torch.device) -> Iterator[None]:
+    """Runs the inside in bfloat16 where asked for and possible.
+
+    Args:
+        precision: "bf16" always, "fp32" never, "auto" where the hardware has bfloat16 products.
+    """
+    use = precision == "bf16" or (precision == "auto" and has_fast_bf16(on))
+    with torch.autocast(on.type, torch.bfloat16, enabled=use):
+        yield
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and goes away when it does not.
+
+    Raises:
+        OSError: the folder can't be written; callers say what that means for the user.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,1 +1,12 @@
-"""Role folder."""
+"""What is learned."""
+
+from kinetext.interfaces import Registry
+from kinetext.tasks.classification import Classification
+from kinetext.tasks.reconstruction import Reconstruction
+from kinetext.tasks.text_to_video import TextToVideo
+
+REGISTRY: Registry = {
+    "classification": Classification,
+    "reconstruction": Reconstruction,
+    "text_to_video": TextToVideo,
+}

@@ -1,0 +1,307 @@
+"""THE training loop: every task, every player, one ``fit()``; exact resume."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from kinetext import optim, runtime
+from kinetext.checkpoint import Run, State, write_weights
+from kinetext.config import TrainConfig
+from kinetext.interfaces import Task
+from kinetext.progress import Meter
+from kinetext.types import Batch, KinetextError, Losses, RunError
+
+Batches = Callable[[int], Iterator[Batch]]
+Validate = Callable[[Task], Mapping[str, float]]
+Draw = Callable[[Task, int], None]
+
+
+class Interrupted(KinetextError):
+    """Ctrl-C or SIGTERM: the run was saved first."""
+
+
+class Stop:
+    """Turns the first Ctrl-C or SIGTERM into a wish that the loop grants after its step."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Inside, signals ask; a second Ctrl-C interrupts at once. Only the main thread may listen."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        try:
+            before = {number: signal.signal(number, self._ask) for number in numbers}
+        except ValueError:  # not the main thread: signals go to whoever is
+            before = {}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Trainer:
+    """What one run holds while it trains: weights, optimisers, average, position."""
+
+    def __init__(self, task: Task, config: TrainConfig, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.task = task.to(accelerator.device).train()
+        self.config = config
+        if config.compile:
+            _compile_blocks(self.task)
+        self.model: nn.Module = accelerator.prepare_model(self.task)
+        self.optimizers = {
+            player: optim.build(
+                self.task.parameters_of(player), config.optimizer, lr=config.lr, weight_decay=config.weight_decay
+            )
+            for player in task.players
+        }
+        self.ema = optim.Ema(self.task, config.ema) if config.ema else None
+        self.step = 0
+        self.seconds = 0.0
+        self.best = math.inf
+        self.stale = 0
+
+    def progress(self) -> float:
+        """How much of the budget (steps or minutes, whichever is further) is behind, in [0, 1]."""
+        by_time = self.seconds / (60 * self.config.minutes) if self.config.minutes else 0.0
+        return min(1.0, max(self.step / self.config.steps, by_time))
+
+    def turn(self, player: str, batches: list[Batch], lr: float) -> dict[str, Tensor]:
+        """One optimiser step of ``player`` over ``accumulate`` batches; returns what it logs."""
+        logged: dict[str, Tensor] = {}
+        for micro, batch in enumerate(batches):
+            seed = (self.config.seed, "step", self.step, player, micro, self.accelerator.process_index)
+            torch.manual_seed(runtime.seed_of(*seed))  # dropout draws from the global generator
+            with self.autocast():
+                losses: Losses = self.model(batch, player, runtime.rng(*seed, "rng", on=self.accelerator.device))
+            self.accelerator.backward(losses.total / len(batches))
+            for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
+                logged[name] = logged.get(name, torch.zeros_like(value)) + value / len(batches)
+        mine = [p for _, p in self.task.parameters_of(player) if p.grad is not None]
+        if self.config.clip:
+            logged["gradient"] = nn.utils.clip_grad_norm_(mine, self.config.clip)
+        for optimizer in self.optimizers[player]:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+        self.task.zero_grad(set_to_none=True)  # a player's loss may have reached the others' weights too
+        return logged
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """bfloat16 where the recipe and the machine say so."""
+        return runtime.autocast(self.config.precision, self.accelerator.device)
+
+    def weights(self) -> AbstractContextManager[None]:
+        """The weights to judge: the average where there is one."""
+        return self.ema.applied() if self.ema else _nothing()
+
+    def state(self) -> State:
+        """Everything that an exact resume needs."""
+        return State(
+            step=self.step,
+            model=self.task.state_dict(),
+            ema=self.ema.shadow if self.ema else {},
+            optimizers={p: [o.state_dict() for o in many] for p, many in self.optimizers.items()},
+            progress={
+                "seconds": self.seconds,
+                "best": self.best if math.isfinite(self.best) else None,
+                "stale": self.stale,
+                "updates": self.ema.updates if self.ema else 0,
+            },
+        )
+
+    def restore(self, state: State) -> None:
+        """Continues from a saved state."""
+        self.task.load_state_dict(state.model)
+        if self.ema:
+            self.ema.load(state.ema, state.progress["updates"])
+        for player, saved in state.optimizers.items():
+            for optimizer, one in zip(self.optimizers[player], saved, strict=True):
+                optimizer.load_state_dict(one)
+        self.step = state.step
+        self.seconds = state.progress["seconds"]
+        self.best = math.inf if state.progress["best"] is None else state.progress["best"]
+        self.stale = state.progress["stale"]
+
+
+def fit(
+    task: Task,
+    config: TrainConfig,
+    batches: Batches,
+    run: Run,
+    *,
+    validate: Validate | None = None,
+    draw: Draw | None = None,
+    quiet: bool = False,
+) -> Task:
+    """Trains ``task`` until its budget is spent; continues where ``run`` was last saved.
+
+    Args:
+        batches: batches of this rank from batch number n on, without end.
+        validate: called with the task in evaluation mode, under the averaged weights.
+        draw: called with the task and the step to write samples.
+        quiet: no progress line.
+
+    Returns:
+        The task, holding the weights to judge (the average where there is one).
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+        RunError: the loss is no longer finite, or the run can't be written.
+    """
+    trainer = Trainer(task, config, Accelerator())
+    saved = run.load()
+    if saved is not None:
+        trainer.restore(saved)
+    run.forget_after(trainer.step)
+    source = batches(trainer.step * config.accumulate)
+    meter = Meter(run, config, first=trainer.step, quiet=quiet or not trainer.accelerator.is_main_process)
+    with Stop().listening() as stop, meter:
+        _loop(trainer, source, run, meter, stop, validate, draw)
+    if trainer.ema:
+        task.load_state_dict(trainer.ema.shadow)
+    return task.eval()
+
+
+def _loop(
+    trainer: Trainer,
+    source: Iterator[Batch],
+    run: Run,
+    meter: Meter,
+    stop: Stop,
+    validate: Validate | None,
+    draw: Draw | None,
+) -> None:
+    config = trainer.config
+    began, before = time.monotonic(), trainer.seconds
+    saved_at = began
+    done = trainer.progress() >= 1
+    while not done:
+        # one step: every player's turn on the same batches
+        lr = optim.rate(
+            trainer.progress(), trainer.step, lr=config.lr, warmup=config.warmup,
+            decay=config.decay, decay_fraction=config.decay_fraction,
+        )  # fmt: skip
+        mine = [next(source).to(trainer.accelerator.device) for _ in range(config.accumulate)]
+        logged = {p: trainer.turn(p, mine, lr) for p in trainer.task.players}
+        if trainer.ema:
+            trainer.ema.update()
+        trainer.step += 1
+        trainer.seconds = before + time.monotonic() - began
+        meter.step(trainer.step, trainer.progress(), trainer.seconds, logged, lr, sum(map(len, mine)))
+
+        # now and then: judge, draw, save
+        done = trainer.progress() >= 1
+        if validate and (done or _due(config.eval_every, trainer.step)):
+            done = _judge(trainer, run, meter, validate) or done
+        if draw and (done or _due(config.sample_every, trainer.step)):
+            with trainer.weights():
+                draw(trainer.task.eval(), trainer.step)
+            trainer.task.train()
+        trainer.seconds = before + time.monotonic() - began
+        overdue = time.monotonic() - saved_at > 60 * config.save_minutes
+        if done or stop.asked or overdue or _due(config.save_every, trainer.step):
+            meter.check(trainer.step, logged)
+            if trainer.accelerator.is_main_process:
+                run.save(trainer.state())
+            saved_at = time.monotonic()
+        if stop.asked and not done:
+            raise Interrupted(f"stopped and saved at step {trainer.step}; go on with: kinetext train --resume {run.path}")
+
+
+def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool:
+    """Evaluates; keeps the best weights; says whether patience has run out."""
+    config = trainer.config
+    with trainer.weights():
+        numbers = dict(validate(trainer.task.eval()))
+        trainer.task.train()
+        name = config.best or "val/loss"
+        if name not in numbers:
+            raise RunError(f"train.best: {name!r} is not measured here, expected one of {', '.join(sorted(numbers))}")
+        # a loss is better when smaller, everything else that one may name here when larger
+        score = numbers[name] if name == "val/loss" else -numbers[name]
+        if score < trainer.best:
+            trainer.best, trainer.stale = score, 0
+            if trainer.accelerator.is_main_process:
+                write_weights(run.path / "best.safetensors", trainer.task.state_dict())
+        else:
+            trainer.stale += 1
+    meter.evaluated(trainer.step, numbers)
+    return bool(config.patience) and trainer.stale >= config.patience
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _compile_blocks(task: Task) -> None:
+    """Compiles every repeated block in place: most of the gain at a fraction of the compile time."""
+    for module in task.modules():
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                block.compile(dynamic=False)
+
+
+@contextmanager
+def _nothing() -> Iterator[Any]:
+    yield
+
+
+def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
+    """Trains a recipe from its beginning into a new run folder.
+
+    Raises:
+        KinetextError: whatever is wrong with the recipe or the data, before the first step and before
+            anything is written.
+    """
+    recipe = assemble.resolve(recipe)
+    data = assemble.dataset(recipe)
+    meta = assemble.describe(recipe, data)
+    task = assemble.task(recipe, meta, data)
+    assemble.start_weights(task, recipe, meta, open_run)
+    held_out = assemble.dataset(recipe, "val")
+    run = Run.create(path, recipe, meta)
+    return _train(run, task, data, held_out, quiet=quiet)
+
+
+def resume(path: Path, *, quiet: bool = False) -> Run:
+    """Continues a run exactly where it was last saved."""
+    run = Run.open(path)
+    data = assemble.dataset(run.recipe)
+    task = assemble.task(run.recipe, run.meta, data)
+    if run.load() is None:  # killed before the first save: begin again, from the same starting weights
+        assemble.start_weights(task, run.recipe, run.meta, open_run)
+    return _train(run, task, data, assemble.dataset(run.recipe, "val"), quiet=quiet)
+
+
+def _train(run: Run, task: Task, data: Dataset, held_out: Dataset, *, quiet: bool) -> Run:
+    recipe = run.recipe
+    judge = Judge(recipe, run.meta, held_out)
+    fit(
+        task,
+        recipe.train,
+        assemble.train_batches(recipe, run.meta, data),
+        run,
+        validate=judge.validate,
+        draw=judge.draw_into(run.path / "samples"),
+        quiet=quiet,
+    )
+    finish(run, data, held_out)
+    return run
