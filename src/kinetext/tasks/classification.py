@@ -24,7 +24,8 @@ class Classification(Task):
         encoders: modality -> encoder, one or two.
         fusion: joins two encoders; None with one.
         columns: the label columns of the data.
-        counts: column -> how often each class occurs in the training data; () where unknown.
+        counts: column -> how often each class occurs in the training data, () where unknown. A column
+            may be left out when saved weights are loaded afterwards: they bring their class weights.
         targets: names of the columns to learn; () learns all of them.
         class_weights: "balanced" weighs class k by (sum of counts) / (K * count of k), so that rare
             classes count as much as common ones (King & Zeng 2001, section 4; scikit-learn's formula).
@@ -66,9 +67,11 @@ class Classification(Task):
         dim = next(iter(encoders.values())).dim if fusion is None else fusion.dim
         # a list, since a column may have a name that a ModuleDict can't hold ("type", "a.b")
         self.heads = nn.ModuleList(nn.Linear(dim, len(target.classes)) for target in self.targets)
+        balanced = class_weights == "balanced"
         for place, target in enumerate(self.targets):
-            weight = _balanced(target, counts) if class_weights == "balanced" else torch.ones(len(target.classes))
-            self.register_buffer(f"class_weight_{place}", weight, persistent=False)
+            weight = _balanced(target, counts) if balanced else torch.ones(len(target.classes))
+            # balanced weights come from the training data, which is not at hand when a run is reopened
+            self.register_buffer(f"class_weight_{place}", weight, persistent=balanced)
 
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
         if self.training and self.modality_dropout > 0:
@@ -141,14 +144,18 @@ def _check_parts(encoders: Mapping[str, Encoder], fusion: Fusion | None, modalit
     if len(encoders) > 1 and fusion is None:
         raise RecipeError(f"fusion: none, expected one to join {' and '.join(encoders)}")
     if len(encoders) == 1 and fusion is not None:
-        raise RecipeError(f"fusion: {joined(list(encoders))} alone has nothing to join, expected two encoders or no fusion")
+        raise RecipeError(
+            f"fusion: {joined(list(encoders))} alone has nothing to join, expected two encoders or no fusion"
+        )
     if len(encoders) == 1 and modality_dropout > 0:
         raise RecipeError(f"task.modality_dropout: {modality_dropout}, expected 0 with {joined(list(encoders))} alone")
 
 
 def _balanced(target: Target, counts: Mapping[str, tuple[int, ...]]) -> Tensor:
-    """``(K,)`` class weights; 0 for a class that never occurs."""
-    count = torch.tensor(counts.get(target.name, ()), dtype=torch.float32)
+    """``(K,)`` class weights; 0 for a class that never occurs, NaN until loaded for a column without counts."""
+    if target.name not in counts:
+        return torch.full((len(target.classes),), float("nan"))
+    count = torch.tensor(counts[target.name], dtype=torch.float32)
     if len(count) != len(target.classes) or count.sum() == 0:
         raise RecipeError(
             f"task.class_weights: balanced needs the class counts of {target.name!r}, and this data doesn't give them; "
