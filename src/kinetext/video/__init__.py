@@ -1,0 +1,34 @@
+"""Files <-> video tensors; the only package that knows a video container.
+
+Reading is exact: which frames a file has is taken from its packets, the frames asked for are found by the
+times at which they are shown, and what can't be decoded without a flaw is a ``VideoError``, never a wrong frame.
+"""
+
+from kinetext.video.frames import VideoError
+from kinetext.video.reading import (
+    Fit,
+    Sampling,
+    VideoInfo,
+    probe,
+    read_all,
+    read_clip,
+    read_provenance,
+    to_float,
+)
+from kinetext.video.writing import to_bytes, write, write_gif, write_png
+
+__all__ = [
+    "Fit",
+    "Sampling",
+    "VideoError",
+    "VideoInfo",
+    "probe",
+    "read_all",
+    "read_clip",
+    "read_provenance",
+    "to_bytes",
+    "to_float",
+    "write",
+    "write_gif",
+    "write_png",
+]
