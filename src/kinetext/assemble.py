@@ -15,13 +15,14 @@ from kinetext import codecs, datasets, encoders, fusion, generators
 from kinetext.checkpoint import Meta, Run
 from kinetext.config import Component, Recipe, check_args, suggest
 from kinetext.datasets.loader import Collate, plain_loader, train_loader
-from kinetext.interfaces import Codec, Dataset, Encoder, Fusion, Generator, Registry, Shape, Task
+from kinetext.interfaces import Codec, Dataset, Encoder, Fusion, Generator, Metric, Registry, Shape, Task
+from kinetext.metrics.classification import ClassificationMetric
 from kinetext.tasks import REGISTRY as TASKS
 from kinetext.tasks.classification import Classification
 from kinetext.tasks.reconstruction import Reconstruction
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.text import Tokenizer
-from kinetext.types import Batch, RecipeError, Target, joined
+from kinetext.types import Batch, RecipeError, RunError, joined
 
 T = TypeVar("T")
 
@@ -276,6 +277,18 @@ _BUILDERS: Mapping[str, Callable[[_Parts], Task]] = {
 }
 
 
-def shipped(name: str) -> Path:
-    """The folder of a model that ships in the package."""
-    return Path(kinetext.__file__).parent / "models" / name
+def metrics(built: Task) -> list[Metric]:
+    """What a task is measured by besides its loss."""
+    return [ClassificationMetric(built.columns)] if isinstance(built, Classification) else []
+
+
+def open_run(name: str) -> Run:
+    """A run folder by its path, or a model that ships in the package by its name."""
+    path = Path(name)
+    if path.is_dir():
+        return Run.open(path)
+    models = Path(kinetext.__file__).parent / "models"
+    if (models / name / "recipe.toml").is_file():
+        return Run.open(models / name)
+    shipped = sorted(p.parent.name for p in models.glob("*/recipe.toml"))
+    raise RunError(f"{name}: neither a run folder nor a shipped model{suggest(name, shipped)}; shipped: {joined(shipped)}")

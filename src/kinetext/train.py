@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from kinetext import optim, runtime
+from kinetext import assemble, optim, runtime
 from kinetext.checkpoint import Run, State, write_weights
-from kinetext.config import TrainConfig
-from kinetext.interfaces import Task
+from kinetext.config import Recipe, TrainConfig
+from kinetext.evaluate import Judge
+from kinetext.interfaces import Dataset, Task
 from kinetext.progress import Meter
 from kinetext.types import Batch, KinetextError, Losses, RunError
 
@@ -275,7 +277,7 @@ def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
     data = assemble.dataset(recipe)
     meta = assemble.describe(recipe, data)
     task = assemble.task(recipe, meta, data)
-    assemble.start_weights(task, recipe, meta, open_run)
+    assemble.start_weights(task, recipe, meta, assemble.open_run)
     held_out = assemble.dataset(recipe, "val")
     run = Run.create(path, recipe, meta)
     return _train(run, task, data, held_out, quiet=quiet)
@@ -287,7 +289,7 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
     data = assemble.dataset(run.recipe)
     task = assemble.task(run.recipe, run.meta, data)
     if run.load() is None:  # killed before the first save: begin again, from the same starting weights
-        assemble.start_weights(task, run.recipe, run.meta, open_run)
+        assemble.start_weights(task, run.recipe, run.meta, assemble.open_run)
     return _train(run, task, data, assemble.dataset(run.recipe, "val"), quiet=quiet)
 
 
@@ -303,5 +305,4 @@ def _train(run: Run, task: Task, data: Dataset, held_out: Dataset, *, quiet: boo
         draw=judge.draw_into(run.path / "samples"),
         quiet=quiet,
     )
-    finish(run, data, held_out)
     return run
