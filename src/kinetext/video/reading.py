@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
+from av.buffer import Buffer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
@@ -236,9 +238,11 @@ def _turn(path: Path, frame: VideoFrame) -> tuple[bool, bool, bool]:
 
     A display matrix (a b; c d) sends the stored point (x, y) to (a x + c y, b x + d y) (ISO/IEC 14496-12, 6.2.2).
     """
-    if frame.side_data.get("DISPLAYMATRIX") is None:
+    # PyAV declares this as a TypedDict of one other key; it is a mapping of all side data
+    data = cast("Mapping[str, Buffer]", frame.side_data).get("DISPLAYMATRIX")
+    if data is None:
         return False, False, False
-    a, b, _, c, d = struct.unpack("9i", bytes(frame.side_data["DISPLAYMATRIX"]))[:5]
+    a, b, _, c, d = struct.unpack("9i", bytes(data))[:5]
     if b == c == 0 and a and d:
         return False, a < 0, d < 0
     if a == d == 0 and b and c:
