@@ -158,8 +158,9 @@ class Features:
 
     def pooled(self) -> Tensor:
         """The mean over real positions, ``(B, D)``; zeros where nothing is real."""
-        weight = self.mask.unsqueeze(-1).to(self.x.dtype)
-        return (self.x * weight).sum(1) / weight.sum(1).clamp(min=1)
+        real = self.mask.unsqueeze(-1)
+        # filled, not multiplied: what stands at masked positions may be NaN
+        return self.x.masked_fill(~real, 0.0).sum(1) / real.sum(1).clamp(min=1).to(self.x.dtype)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,125 @@
+"""The contracts of codecs and generators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kinetext.contracts.promises import (
+    check_learning,
+    check_loss,
+    check_state,
+    close,
+    require,
+    some_clips,
+    some_features,
+    still_copy,
+    total_of,
+)
+from kinetext.interfaces import Codec, Generator, Shape
+from kinetext.runtime import rng
+from kinetext.types import Features, KinetextError, Known
+
+
+def check_codec(codec: Codec, *, shape: Shape = (1, 4, 32, 32)) -> None:
+    """Checks a codec.
+
+    Args:
+        shape: (C, T, H, W) of clips that it takes.
+
+    Raises:
+        ContractError: targets or videos have the wrong shape, type or range, an image is not taken,
+            other rows of the batch matter, a parameter gets no gradient, or the state dict lacks something.
+    """
+    require(codec.kind in ("continuous", "tokens"), codec, f"kind is {codec.kind!r}, expected continuous or tokens")
+    video, _ = some_clips(shape)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        still = still_copy(codec)
+        for clip in (video, video[:, :, :1]):
+            target = still.encode(clip)
+            expected = (len(clip), *still.target_shape(tuple(clip.shape[1:])))
+            got = tuple(target.shape)
+            require(got == expected, codec, f"encodes {tuple(clip.shape)} to {got}, target_shape says {expected}")
+            right = target.is_floating_point() if codec.kind == "continuous" else target.dtype == torch.int64
+            require(right, codec, f"gives {target.dtype} targets, and says kind = {codec.kind!r}")
+            decoded = still.decode(target, tuple(clip.shape))
+            require(decoded.shape == clip.shape, codec, f"decodes to {tuple(decoded.shape)}, not {tuple(clip.shape)}")
+            in_range = bool((decoded.abs() <= 1).all())  # NaN is not <= 1
+            require(in_range and decoded.dtype == torch.float32, codec, "decodes to no float32 video in [-1, 1]")
+        one = still.encode(video[1:2])
+        require(close(one[0], still.encode(video)[1]), codec, "gives a clip another target in another batch")
+        check_state(codec, lambda module: module.decode(module.encode(video), tuple(video.shape)))
+    if codec.kind == "continuous":
+        check_learning(codec, lambda module: total_of(module.decode(module.encode(video), tuple(video.shape))))
+
+
+def check_generator(generator: Generator, *, shape: Shape = (1, 4, 8, 8), cond_dim: int = 64, vocab: int = 16) -> None:
+    """Checks a generator.
+
+    Args:
+        shape: (C', T', H', W') of its targets; T' >= 2.
+        cond_dim: width of its condition.
+        vocab: of its targets, where these are tokens.
+
+    Raises:
+        ContractError: losses are no finite scalars, results are not a pure function of the random
+            generator passed in, masked text or other rows matter, known frames change, a parameter gets no
+            gradient from any player, or the state dict lacks something.
+    """
+    cond = some_features(cond_dim, 0)
+    cond.mask[3] = False
+    size = (len(cond.x), *shape)
+    if generator.kind == "tokens":
+        target = torch.randint(vocab, size, generator=rng(0, "target"))
+    else:
+        target = torch.randn(size, generator=rng(0, "target"))
+    hidden = Features(torch.where(cond.mask[..., None], cond.x, float("nan")), cond.mask)
+    with torch.random.fork_rng(devices=[]):
+        still = still_copy(generator)
+        check_loss(
+            generator,
+            generator.players,
+            lambda p, seed: still.loss(target, cond, player=p, rng=rng(seed)),
+            random=True,
+        )
+        for player in generator.players:
+            seen = still.loss(target, cond, player=player, rng=rng(0)).total
+            unseen = still.loss(target, hidden, player=player, rng=rng(0)).total
+            require(close(seen, unseen), generator, "what stands at masked positions of the text changes the loss")
+        check_learning(
+            generator,
+            lambda module: sum(
+                (module.loss(target, cond, player=p, rng=rng(0)).total for p in module.players), torch.zeros(())
+            ),
+        )
+        _check_samples(still, target, cond, hidden)
+        check_state(generator, lambda module: module.sample(size, cond, rng=rng(0), steps=2, guidance=2.0))
+
+
+@torch.no_grad()
+def _check_samples(generator: Generator, target: Tensor, cond: Features, hidden: Features) -> None:
+    size = tuple(target.shape)
+
+    def make(seed: int, cond: Features = cond, known: Known | None = None) -> Tensor:
+        return generator.sample(size, cond, rng=rng(seed), steps=2, guidance=2.0, known=known)
+
+    torch.manual_seed(1)
+    first = make(0)
+    require(tuple(first.shape) == size, generator, f"samples {tuple(first.shape)}, asked for {size}")
+    require(first.dtype == target.dtype, generator, f"samples are {first.dtype}, targets {target.dtype}")
+    require(bool(first.isfinite().all()), generator, "samples are not finite")
+    torch.manual_seed(2)
+    require(torch.equal(first, make(0)), generator, "two samples with the same rng differ")
+    require(not torch.equal(first, make(1)), generator, "samples ignore their rng")
+    require(close(first, make(0, hidden)), generator, "what stands at masked positions of the text changes the sample")
+    together = generator.sample(size, cond, rng=[rng(i) for i in range(size[0])], steps=2, guidance=2.0)
+    one = Features(cond.x[2:3], cond.mask[2:3])
+    alone = generator.sample((1, *size[1:]), one, rng=[rng(2)], steps=2, guidance=2.0)
+    require(close(alone[0], together[2]), generator, "a row with its own rng changes with the other rows")
+    given = torch.zeros(size[0], size[2], dtype=torch.bool)
+    given[:, 0] = True
+    try:
+        filled = make(0, known=Known(target, given))
+    except KinetextError:
+        return  # says in plain words that it can't keep known frames
+    require(torch.equal(filled[:, :, 0], target[:, :, 0]), generator, "changes the frames that are known")
