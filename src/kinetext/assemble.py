@@ -266,7 +266,9 @@ def _reconstruction(parts: _Parts) -> Task:
 
 def _classification(parts: _Parts) -> Task:
     found = parts.encoders(("text", "video"))
-    counts = {t.name: parts.data.counts(t.name) for t in parts.meta.targets} if parts.data else {}
+    # without the training data a run is being reopened, and its class weights come with its weights
+    data, targets = parts.data, parts.meta.targets
+    counts = {t.name: data.counts(t.name) if data else (1,) * len(t.classes) for t in targets}
     return Classification(found, parts.fusion(found), parts.meta.targets, counts, **parts.recipe.task.args)
 
 
@@ -279,7 +281,7 @@ _BUILDERS: Mapping[str, Callable[[_Parts], Task]] = {
 
 def metrics(built: Task) -> list[Metric]:
     """What a task is measured by besides its loss."""
-    return [ClassificationMetric(built.columns)] if isinstance(built, Classification) else []
+    return [ClassificationMetric(built.targets)] if isinstance(built, Classification) else []
 
 
 def open_run(name: str) -> Run:
