@@ -253,12 +253,18 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _compile_blocks(task: Task) -> None:
-    """Compiles every repeated block in place: most of the gain at a fraction of the compile time."""
-    for module in task.modules():
-        if isinstance(module, nn.ModuleList):
-            for block in module:
+def _compile_blocks(module: nn.Module) -> None:
+    """Compiles repeated blocks and convolution stacks in place: most of the gain of compiling the whole,
+    at a fraction of the compile time.
+    """
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            for block in child:
                 block.compile(dynamic=False)
+        elif isinstance(child, nn.Sequential):
+            child.compile(dynamic=False)
+        else:
+            _compile_blocks(child)
 
 
 @contextmanager
