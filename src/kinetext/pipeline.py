@@ -1,0 +1,338 @@
+"""A finished run that makes clips or reads them: what the command line, a service and notebooks call."""
+
+from __future__ import annotations
+
+import math
+import platform
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+import kinetext
+from kinetext import assemble, checkpoint, runtime, video
+from kinetext.checkpoint import Run
+from kinetext.tasks.classification import Classification
+from kinetext.tasks.text_to_video import TextToVideo
+from kinetext.text import Tokenizer
+from kinetext.types import DataError, RunError, Sample, joined
+
+Progress = Callable[[int, int], None]  # how many are done, of how many
+Probabilities = dict[str, dict[str, float]]  # column -> class -> probability
+
+
+class TextWarning(UserWarning):
+    """A text that the model can read only in part."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A generated clip.
+
+    Args:
+        video: ``(C, T, H, W)`` float32 in [-1, 1].
+        fps: frames a second.
+        prompt: what it was made from.
+        provenance: all that making it again takes; ``save`` keeps it in the file.
+    """
+
+    video: Tensor
+    fps: float
+    prompt: str
+    provenance: Mapping[str, Any]
+
+    def save(self, path: Path | str) -> None:
+        """Writes an mp4."""
+        video.write(path, self.video, fps=self.fps, provenance=self.provenance)
+
+
+class Pipeline:
+    """A model ready for use.
+
+    Example:
+        >>> from kinetext import Pipeline                                         # doctest: +SKIP
+        >>> clip = Pipeline.load("digits").generate("the digit 3 is moving up and down")[0]  # doctest: +SKIP
+        >>> clip.save("three.mp4")                                                # doctest: +SKIP
+    """
+
+    def __init__(self, name: str, run: Run, device: torch.device) -> None:
+        self.name, self.run, self.device = name, run, device
+        self.task = assemble.restore(run).to(device)
+        self.weights_sha256 = run.weights_hash()
+        self._collate = assemble.collate(run.recipe, run.meta)
+
+    @classmethod
+    def load(cls, name: str | Path, device: str | None = None) -> Self:
+        """Opens a shipped model by its name, or a run folder by its path.
+
+        Args:
+            device: such as "cpu" or "cuda:1"; None takes the accelerator if there is one.
+
+        Raises:
+            RunError: no such model or run, damaged, or of another version.
+        """
+        return cls(str(name), assemble.open_run(str(name)), torch.device(device) if device else runtime.device())
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        num: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        fps: float | None = None,
+        progress: Progress | None = None,
+    ) -> list[Clip]:
+        """Makes ``num`` clips for every prompt, those of the first prompt first.
+
+        Clip number i depends on its prompt, the settings and (seed, i) alone: clips are made one by one, because a
+        batch changes the last bits of a result, and a clip could not be made again by itself.
+
+        Args:
+            num: clips a prompt, 1 to 10,000.
+            seed: >= 0.
+            steps: sampler steps, 1 to 1000; None is the model's own number.
+            guidance: how much the text is exaggerated, 0 to 100, 1 is as learned; None is the model's own.
+            fps: frames a second of the clips, more than 0, at most 1000; None is the model's own.
+            progress: called after every clip.
+
+        Raises:
+            DataError: an empty prompt, one without a single known word, or a setting out of range.
+            RunError: the model makes no video.
+        """
+        task = self._maker()
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        _between("num", num, 1, 10_000)
+        _between("seed", seed, 0, 2**63 - 1)
+        settings: dict[str, Any] = {
+            "steps": task.steps if steps is None else steps,
+            "guidance": float(task.guidance if guidance is None else guidance),
+            "fps": float(self.run.meta.fps if fps is None else fps),
+            "precision": self._precision(),
+        }
+        _between("steps", settings["steps"], 1, 1000)
+        _between("guidance", settings["guidance"], 0, 100)
+        if not 0 < settings["fps"] <= 1000:
+            raise DataError(f"fps: {settings['fps']}, expected more than 0, at most 1000")
+        for text in dict.fromkeys(texts):
+            self._check_prompt(text)
+        clips: list[Clip] = []
+        for text in texts:
+            for _ in range(num):
+                clips.append(self._make(task, text, {"seed": seed, "index": len(clips), **settings}))
+                if progress:
+                    progress(len(clips), num * len(texts))
+        return clips
+
+    def again(self, provenance: Mapping[str, Any]) -> Clip:
+        """Makes the clip that ``provenance`` describes."""
+        names = ("seed", "index", "steps", "guidance", "fps", "precision")
+        return self._make(self._maker(), provenance["prompt"], {name: provenance[name] for name in names})
+
+    def predict(
+        self,
+        text: str | Sequence[str | None] | None = None,
+        video: str | Path | Tensor | Sequence[str | Path | Tensor | None] | None = None,
+    ) -> list[Probabilities]:
+        """Class probabilities of texts, clips or pairs; what is None is absent.
+
+        Args:
+            text: one, or a list.
+            video: a file, or ``(C, T, H, W)`` float32 in [-1, 1] of the model's own shape; one, or a list as long
+                as ``text``.
+
+        Raises:
+            DataError: nothing given, something that this model does not read, or a clip that can't be used.
+            RunError: the model is no classifier.
+        """
+        if not isinstance(self.task, Classification):
+            raise RunError(f"{self.name}: its task is {self.run.recipe.task.name}, expected classification")
+        texts: Sequence[str | None] = [text] if text is None or isinstance(text, str) else text
+        videos = [video] if video is None or isinstance(video, (str, Path, Tensor)) else video
+        texts = [None] * len(videos) if text is None else texts
+        videos = [None] * len(texts) if video is None else videos
+        if len(texts) != len(videos):
+            raise DataError(f"predict: {len(texts)} texts and {len(videos)} clips, expected as many of each")
+        pairs = zip(texts, videos, strict=True)
+        return [self._read(self.task, f"input {i}", t, v) for i, (t, v) in enumerate(pairs)]
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What turns this model's texts into tokens; None when it reads no text."""
+        return self._collate.tokenizer
+
+    def _maker(self) -> TextToVideo:
+        if not isinstance(self.task, TextToVideo):
+            raise RunError(f"{self.name}: its task is {self.run.recipe.task.name}, expected text_to_video")
+        return self.task
+
+    def _make(self, task: TextToVideo, prompt: str, settings: Mapping[str, Any]) -> Clip:
+        batch = self._collate([Sample("prompt", text=prompt)]).to(self.device)
+        rngs = [runtime.rng(settings["seed"], "clip", settings["index"])]
+        with runtime.autocast(settings["precision"], self.device):
+            made = task.generate(batch, rng=rngs, steps=settings["steps"], guidance=settings["guidance"]).video
+        assert made is not None
+        provenance = {
+            "kinetext": kinetext.__version__,
+            "model": self.name,
+            "weights_sha256": self.weights_sha256,
+            "prompt": prompt,
+            **settings,
+            "num_frames": made.shape[2],
+            **_machine(self.device),
+        }
+        return Clip(made[0].float().cpu(), settings["fps"], prompt, provenance)
+
+    def _check_prompt(self, prompt: str) -> None:
+        if not prompt.strip():
+            raise DataError("prompt: empty, expected a description of the clip")
+        assert self.tokenizer is not None
+        unknown = self.tokenizer.unknown(prompt)
+        if unknown and not any(token != 1 for token in self.tokenizer.encode(prompt)):
+            words = [w for w in self.tokenizer.vocabulary[2:] if len(w) > 1 or w.isalnum()]
+            raise DataError(f"prompt: {self.name} knows no word of {prompt!r}; it knows {_some(words)}")
+        self._warn(prompt)
+
+    def _warn(self, text: str) -> None:
+        """Says what of a text the model can't see."""
+        assert self.tokenizer is not None
+        length, most = self.tokenizer.length(text), self.tokenizer.max_tokens
+        if unknown := self.tokenizer.unknown(text):
+            warnings.warn(f"{self.name} does not know: {joined(unknown)}", TextWarning, stacklevel=4)
+        if length > most:
+            warnings.warn(f"{self.name} reads {most} tokens, the rest of {length} is cut", TextWarning, stacklevel=4)
+
+    @torch.no_grad()
+    def _read(
+        self, task: Classification, key: str, text: str | None, clip: str | Path | Tensor | None
+    ) -> Probabilities:
+        given = {"text": text is not None and bool(text.strip()), "video": clip is not None}
+        if not any(given.values()):
+            raise DataError(f"{key}: neither text nor video, expected one or both")
+        reads = self.run.recipe.encoders
+        for modality, present in given.items():
+            if present and modality not in reads:
+                raise DataError(f"{key}: {self.name} reads no {modality}, only {joined(sorted(reads))}")
+        if text is not None and given["text"]:
+            self._warn(text)
+        seen = self._video(clip) if isinstance(clip, (str, Path)) else clip
+        batch = self._collate([Sample(key, video=seen, text=text if given["text"] else None)]).to(self.device)
+        with runtime.autocast(self.run.recipe.train.precision, self.device):
+            answer = task.predict(batch, rng=runtime.rng(0, "predict"))
+        return {
+            column.name: dict(zip(column.classes, answer.probabilities[column.name][0].tolist(), strict=True))
+            for column in task.targets
+        }
+
+    def _video(self, path: str | Path) -> Tensor:
+        """A file as the model saw files in training."""
+        shape, args = self.run.meta.video_shape, self.run.recipe.data.args
+        assert shape is not None
+        return video.read_clip(
+            path,
+            num_frames=shape[1],
+            size=shape[2],
+            channels=shape[0],
+            fit=args.get("fit", "crop"),
+            clip_seconds=args.get("clip_seconds") or None,
+            fps=args.get("fps") or None,
+        )
+
+    def _precision(self) -> Literal["bf16", "fp32"]:
+        """What "auto" means on this machine."""
+        asked = self.run.recipe.train.precision
+        if asked != "auto":
+            return asked
+        return "bf16" if runtime.has_fast_bf16(self.device) else "fp32"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of making a clip again.
+
+    Args:
+        clip: the new one.
+        difference: the largest difference of a pixel, 0 to 255; 0 is identical.
+        notes: what is different about this machine.
+    """
+
+    clip: Clip
+    difference: int
+    notes: tuple[str, ...]
+
+
+def reproduce(path: Path | str, model: str | Path | None = None, device: str | None = None) -> Reproduction:
+    """Makes a clip again from what its file says, and compares decoded frames.
+
+    Args:
+        path: an mp4 that kinetext made.
+        model: where the model is now; None is where it was.
+
+    Raises:
+        DataError: the file does not say how it was made.
+        RunError: the model is not there, or has other weights now.
+    """
+    said = video.read_provenance(path)
+    needed = {"kinetext", "model", "weights_sha256", "prompt", "seed", "index", "steps", "guidance", "fps", "precision"}
+    if said is None or not needed <= set(said):
+        raise DataError(f"{path}: does not say how it was made; expected a clip written by kinetext generate")
+    pipeline = Pipeline.load(model or str(said["model"]), device)
+    if pipeline.weights_sha256 != said["weights_sha256"]:
+        raise RunError(
+            f"{path}: was made with weights {str(said['weights_sha256'])[:12]}, but {pipeline.name} has "
+            f"{pipeline.weights_sha256[:12]}; name the model that made it"
+        )
+    clip = pipeline.again(said)
+    with tempfile.TemporaryDirectory() as folder:
+        clip.save(Path(folder) / "again.mp4")
+        again, _ = video.read_all(Path(folder) / "again.mp4")
+    before, _ = video.read_all(path)
+    if before.shape != again.shape:
+        raise DataError(
+            f"{path}: (T, H, W, C) is {tuple(before.shape)} and was {tuple(again.shape)}; the file was changed"
+        )
+    difference = int((before.int() - again.int()).abs().max())
+    now = {"kinetext": kinetext.__version__, **_machine(pipeline.device)}
+    notes = [f"{name} was {said[name]}, is {value}" for name, value in now.items() if said.get(name, value) != value]
+    return Reproduction(clip, difference, tuple(notes))
+
+
+def pack(name: str | Path, folder: Path, *, half: bool = True) -> Path:
+    """Writes a small copy of a run to share: recipe, meta, card and the best weights, as float16 or as they are."""
+    run = assemble.open_run(str(name))
+    return checkpoint.pack(run, folder, dtype=torch.float16 if half else None).path
+
+
+def outputs(path: Path, num: int) -> list[Path]:
+    """Where ``num`` clips go: ``path`` itself, or clip-0.mp4, clip-1.mp4, ... beside it.
+
+    Raises:
+        DataError: not an mp4, or its folder is not there.
+    """
+    _between("num", num, 1, 10_000)
+    if path.suffix.lower() != ".mp4":
+        raise DataError(f"out: {path}, expected a name that ends in .mp4")
+    if not path.parent.is_dir():
+        raise DataError(f"out: there is no folder {path.parent}")
+    return [path] if num == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(num)]
+
+
+def _machine(device: torch.device) -> dict[str, str]:
+    """What of the machine a result's last bits hang on."""
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else runtime.cpu_name()
+    return {"torch": torch.__version__, "device": device.type, "processor": processor or platform.machine()}
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise DataError(f"{name}: {value}, expected {low} to {high}")
+
+
+def _some(words: Sequence[str], most: int = 40) -> str:
+    return joined(words[:most]) + (", ..." if len(words) > most else "")
