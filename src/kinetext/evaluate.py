@@ -2,18 +2,189 @@
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kinetext import assemble, runtime
-from kinetext.checkpoint import Meta
+from kinetext.checkpoint import Meta, Run, write_text
 from kinetext.config import Recipe
 from kinetext.interfaces import Dataset, Metric, Task
+from kinetext.metrics.classification import ClassificationMetric
 from kinetext.tasks.classification import Classification
-from kinetext.types import Batch, Prediction
+from kinetext.tasks.reconstruction import Reconstruction
+from kinetext.tasks.text_to_video import TextToVideo
+from kinetext.types import Batch, Modality, Prediction, RecipeError, Target, joined
+
+Progress = Callable[[int, int], None]  # how many are done, of how many
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often (row) class was called (column) class."""
+
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Args:
+        numbers: "val/..." on held-out data; "text_only/..." and "video_only/..." with the other modality taken away;
+            "generated/..." and "real/...": how a reader reads generated and real held-out clips.
+        confusion: single-label column -> its matrix.
+    """
+
+    numbers: Mapping[str, float]
+    confusion: Mapping[str, Confusion] = field(default_factory=dict)
+
+
+def evaluate(
+    run: Run, overrides: Sequence[str] = (), *, device: torch.device | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Judges a run's best weights on the held-out split of its data.
+
+    Args:
+        overrides: of the sections data and evaluate, such as "data.root=clips" and "evaluate.samples=100".
+        progress: called while clips are generated.
+
+    Raises:
+        RecipeError: an override of another section, or a reader that does not fit.
+        DataError: the data can't be read.
+    """
+    for override in overrides:
+        if not override.startswith(("data.", "evaluate.")):
+            raise RecipeError(f"override {override!r}: only data and evaluate can be changed in an evaluation")
+    recipe = assemble.resolve(run.recipe.changed(overrides)) if overrides else run.recipe
+    held_out = assemble.dataset(recipe, "val")
+    on = device or runtime.device()
+    task = assemble.restore(run).to(on)
+    shown = len(held_out) if recipe.evaluate.samples == 0 else min(recipe.evaluate.samples, len(held_out))
+
+    def passes(absent: Modality | None = None) -> dict[str, float]:
+        batches = assemble.plain_batches(recipe, run.meta, held_out, limit=recipe.evaluate.samples)
+        metrics = assemble.metrics(task)
+        numbers = measure(task, (b.without(absent) if absent else b for b in batches), metrics, recipe)
+        if absent is None:
+            confusion.update(_confusion(task, metrics))
+        return numbers
+
+    confusion: dict[str, Confusion] = {}
+    numbers = {"samples": float(shown), **_named("val", passes())}
+    if isinstance(task, Classification) and len(recipe.encoders) > 1:
+        numbers |= _named("text_only", passes("video")) | _named("video_only", passes("text"))
+    if isinstance(task, Reconstruction):
+        # the peak of a signal in [-1, 1] is 2
+        numbers["val/psnr"] = 10 * math.log10(4 / max(numbers["val/loss"], 1e-12))
+    if isinstance(task, TextToVideo) and recipe.evaluate.reader:
+        reader = Reader(recipe.evaluate.reader, held_out, run.meta, on)
+        batches = assemble.plain_batches(recipe, run.meta, held_out, limit=recipe.evaluate.samples)
+        numbers |= reader.judge(task, batches, recipe, shown, progress)
+    return Evaluation(numbers, confusion)
+
+
+class Reader:
+    """A classifier that reads generated clips, and real held-out ones for comparison.
+
+    Args:
+        name: run folder or shipped model.
+        held_out: where prompts and real clips come from.
+        meta: of the model that generates.
+
+    Raises:
+        RecipeError: it is no classifier, does not read video, reads clips of another shape, or knows none of
+            the label columns of the data.
+    """
+
+    def __init__(self, name: str, held_out: Dataset, meta: Meta, on: torch.device) -> None:
+        run = assemble.open_run(name)
+        task = assemble.restore(run).to(on)
+        if not isinstance(task, Classification) or "video" not in run.recipe.encoders:
+            raise RecipeError(f"evaluate.reader: {name} is no classifier of video")
+        if run.meta.video_shape != meta.video_shape:
+            raise RecipeError(
+                f"evaluate.reader: {name} reads clips (C, T, H, W) of {run.meta.video_shape}, expected {meta.video_shape}"
+            )
+        self.columns: tuple[Target, ...] = tuple(t for t in task.targets if t in held_out.targets)
+        if not self.columns:
+            has, reads = joined([t.name for t in held_out.targets]), joined([t.name for t in task.targets])
+            raise RecipeError(f"evaluate.reader: {name} reads {reads} and the data has {has}, expected one in common")
+        self.task, self.precision, self.on = task, run.recipe.train.precision, on
+
+    def judge(
+        self, maker: TextToVideo, batches: Iterator[Batch], recipe: Recipe, clips: int, progress: Progress | None
+    ) -> dict[str, float]:
+        """Generates a clip for every text, and reads it and the real clip.
+
+        The noise of clip i is a pure function of (evaluate.seed, i), whatever the batch size.
+        """
+        made, real = ClassificationMetric(self.columns), ClassificationMetric(self.columns)
+        done, seconds = 0, 0.0
+        for batch in batches:
+            batch = batch.to(self.on)
+            rngs = [runtime.rng(recipe.evaluate.seed, "clip", done + row) for row in range(len(batch))]
+            began = time.perf_counter()
+            with runtime.autocast(recipe.train.precision, self.on):
+                video = maker.predict(batch, rng=rngs).video
+            assert video is not None
+            clip = video.float().cpu().to(self.on)  # the copy waits for the accelerator, so that the time is true
+            seconds += time.perf_counter() - began
+            made.update(self.read(batch, clip, torch.ones_like(batch.video_mask)), batch)
+            real.update(self.read(batch, batch.video, batch.video_mask), batch)
+            done += len(batch)
+            if progress:
+                progress(done, clips)
+        numbers = _named("generated", made.compute()) | _named("real", real.compute())
+        return numbers | {"seconds_per_clip": seconds / done}
+
+    @torch.no_grad()
+    def read(self, batch: Batch, video: Tensor, mask: Tensor) -> Prediction:
+        """What the reader sees in ``video (B, C, T, H, W)`` with ``mask (B, T)``; it is not shown the texts."""
+        shown = replace(batch, video=video, video_mask=mask).without("text")
+        with runtime.autocast(self.precision, self.on):
+            return self.task.predict(shown, rng=runtime.rng(0, "read"))
+
+
+def record(run: Run, found: Evaluation, facts: Mapping[str, str]) -> None:
+    """Keeps an evaluation in the run folder, for the report and the model card."""
+    run.measured(found.numbers, facts)
+    write_text(run.path / "evaluation.json", json.dumps(asdict(found), ensure_ascii=False) + "\n")
+
+
+def recorded(run: Run) -> Evaluation:
+    """The evaluation that a run folder keeps; without one, the numbers of its card."""
+    path = run.path / "evaluation.json"
+    if not path.is_file():
+        return Evaluation(run.meta.numbers)
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    matrices = {
+        name: Confusion(tuple(c["classes"]), tuple(map(tuple, c["counts"]))) for name, c in raw["confusion"].items()
+    }
+    return Evaluation(raw["numbers"], matrices)
+
+
+def _named(prefix: str, numbers: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in numbers.items()}
+
+
+def _confusion(task: Task, metrics: Sequence[Metric]) -> dict[str, Confusion]:
+    if not isinstance(task, Classification):
+        return {}
+    single = [target for target in task.targets if not target.multi]
+    return {
+        target.name: Confusion(target.classes, tuple(tuple(row) for row in metric.confusion(target.name).tolist()))
+        for metric in metrics
+        if isinstance(metric, ClassificationMetric)
+        for target in single
+    }
 
 
 def measure(task: Task, batches: Iterator[Batch], metrics: Sequence[Metric], recipe: Recipe) -> dict[str, float]:
@@ -84,6 +255,10 @@ def save_grid(video: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.png")
     save_image(
-        video.transpose(1, 2).flatten(0, 1).float(), temporary, nrow=frames if frames > 1 else 8, normalize=True, value_range=(-1, 1)
+        video.transpose(1, 2).flatten(0, 1).float(),
+        temporary,
+        nrow=frames if frames > 1 else 8,
+        normalize=True,
+        value_range=(-1, 1),
     )
     temporary.replace(path)
