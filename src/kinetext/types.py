@@ -131,6 +131,17 @@ class Batch:
             weight=self.weight.to(device, non_blocking=True),
         )
 
+    def must_have_video(self, why: str) -> None:
+        """Refuses a batch in which a clip, or a frame of one, is absent.
+
+        Raises:
+            DataError: naming the first such sample.
+        """
+        whole = self.video_mask.all(dim=1)
+        if not whole.all():
+            first = self.keys[whole.tolist().index(False)]
+            raise DataError(f"{first}: no video, or not all of its frames, and {why}; leave such rows out of the data")
+
     def without(self, modality: Modality) -> Batch:
         """The same batch with one modality absent from every sample."""
         if modality == "text":

@@ -35,12 +35,22 @@ def check_task(task: Task, batch: Batch) -> None:
         still = still_copy(task)
         check_loss(task, task.players, lambda p, seed: still.loss(batch, player=p, rng=rng(seed)), random=False)
         for player in task.players:
-            shaken = shaken_copy(task)
-            mine = [(name, p) for name, p in shaken.parameters_of(player) if p.requires_grad]
-            gradients_reach(task, mine, shaken.loss(batch, player=player, rng=rng(0)).total)
+            _check_gradients(task, batch, player)
         _check_absent(task, still, batch)
         _check_prediction(task, still, batch)
         check_state(task, lambda module: _numbers(module.predict(batch, rng=rng(0))))
+
+
+def _check_gradients(task: Task, batch: Batch, player: str) -> None:
+    shaken = shaken_copy(task)
+    total = shaken.loss(batch, player=player, rng=rng(0)).total
+    for modality in MODALITIES:  # what stands in for an absent modality learns from its absence
+        try:
+            total = total + shaken.loss(batch.without(modality), player=player, rng=rng(0)).total
+        except KinetextError:
+            continue  # says in plain words that it needs this modality
+    mine = [(name, p) for name, p in shaken.parameters_of(player) if p.requires_grad]
+    gradients_reach(task, mine, total)
 
 
 def _check_players(task: Task) -> None:

@@ -34,6 +34,7 @@ class Reconstruction(Task):
         self.codec = codec
 
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
+        batch.must_have_video("reconstruction learns from clips")
         codec = cast("Trainable", self.codec)
         target = self.codec.encode(batch.video)
         decoded = codec.decode_raw(codec.perturbed(target, rng)).float()

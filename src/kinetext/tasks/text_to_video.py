@@ -50,6 +50,7 @@ class TextToVideo(Task):
         return self
 
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
+        batch.must_have_video("text to video learns from clips")
         with torch.no_grad():
             target = self.codec.encode(batch.video)
         cond = self.encoders["text"](batch.tokens, batch.token_mask)
