@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -82,13 +83,22 @@ def timeline(path: Path) -> Timeline:
     return _timeline(path.absolute(), stat.st_size, stat.st_mtime_ns)
 
 
+class _Nameless:
+    """An open file without its name: to FFmpeg, names like "a%03d.png" and "concat:x" have a meaning of their own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its main video stream; whatever FFmpeg complains of inside becomes a ``VideoError``."""
     options = {"format_whitelist": _FORMATS}
     try:
-        # a file object, not a name: FFmpeg gives names like "a%03d.png" and "concat:x" a meaning of their own
-        with path.open("rb") as file, av.open(file, "r", options=options, metadata_errors="replace") as container:
+        with (
+            path.open("rb") as file,
+            av.open(_Nameless(file), "r", options=options, metadata_errors="replace") as container,
+        ):
             covers = av.stream.Disposition.attached_pic
             streams = [stream for stream in container.streams.video if not stream.disposition & covers]
             if not streams:

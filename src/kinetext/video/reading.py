@@ -17,6 +17,7 @@ from av.buffer import Buffer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from kinetext.types import DataError, joined
@@ -45,6 +46,18 @@ _TURNS: dict[tuple[bool, bool, bool], tuple[int, bool]] = {
     (False, False, True): (180, True),
     (True, False, False): (270, True),
 }
+# EXIF's Orientation 1 to 8 (CIPA DC-008, 4.6.5) as the same three steps
+_EXIF = (
+    (False, False, False),
+    (False, True, False),
+    (False, True, True),
+    (False, False, True),
+    (True, False, False),
+    (True, True, False),
+    (True, True, True),
+    (True, False, True),
+)
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ def probe(path: str | Path) -> VideoInfo:
     path = Path(path)
     line = timeline(path)
     _, frame = next(frames(path, line, [0]))
-    turn = _turn(path, frame)
+    turn = _turn(path, line, frame)
     rotation, mirrored = _TURNS[turn]
     width, height = _displayed(frame, line.aspect, turn[0])
     return VideoInfo(path, len(line), line.fps, line.duration, width, height, rotation, mirrored)
@@ -139,7 +152,7 @@ def read_clip(
     numbers = [low + (2 * i + 1) * (high - low) // (2 * num_frames) for i in range(num_frames)]
     scale = VideoReformatter()
     shaped = {
-        number: _grey(_square(_upright(path, frame, line.aspect, scale, size, fit), size, fit), channels)
+        number: _grey(_square(_upright(path, line, frame, scale, size, fit), size, fit), channels)
         for number, frame in frames(path, line, sorted(set(numbers)))
     }
     clip = torch.from_numpy(np.stack([shaped[number] for number in numbers]))
@@ -159,7 +172,7 @@ def read_all(path: str | Path, *, channels: int = 3, max_frames: int = 4096) -> 
         raise VideoError(f"{path}: {len(line)} frames, expected at most {max_frames} (max_frames)")
     scale = VideoReformatter()
     shaped = [
-        _grey(_upright(path, frame, line.aspect, scale, None, "squash"), channels)
+        _grey(_upright(path, line, frame, scale, None, "squash"), channels)
         for _, frame in frames(path, line, range(len(line)))
     ]
     if len({frame.shape for frame in shaped}) > 1:
@@ -233,13 +246,19 @@ def _window(line: Timeline, low: int, high: int, seconds: float, rng: torch.Gene
     return first, first + count
 
 
-def _turn(path: Path, frame: VideoFrame) -> tuple[bool, bool, bool]:
+def _turn(path: Path, line: Timeline, frame: VideoFrame) -> tuple[bool, bool, bool]:
     """Whether displaying takes a transposition, a flip in x, a flip in y, in this order.
 
     A display matrix (a b; c d) sends the stored point (x, y) to (a x + c y, b x + d y) (ISO/IEC 14496-12, 6.2.2).
     """
-    # PyAV declares this as a TypedDict of one other key; it is a mapping of all side data
-    data = cast("Mapping[str, Buffer]", frame.side_data).get("DISPLAYMATRIX")
+    if line.duration == 0:
+        return _exif_turn(path)
+    try:  # declared as a TypedDict of one other key; it is a mapping of all side data
+        data = cast("Mapping[str, Buffer]", frame.side_data).get("DISPLAYMATRIX")
+    except ValueError as error:  # PyAV 18 knows no name for some kinds of side data, and then lists none
+        if frame.rotation == 0:
+            return False, False, False
+        raise VideoError(f"{path}: it is rotated, and PyAV can't read how ({error})") from error
     if data is None:
         return False, False, False
     a, b, _, c, d = struct.unpack("9i", bytes(data))[:5]
@@ -250,6 +269,17 @@ def _turn(path: Path, frame: VideoFrame) -> tuple[bool, bool, bool]:
     raise VideoError(f"{path}: its display matrix ({a} {b}; {c} {d}) is no turn by a multiple of 90 degrees")
 
 
+def _exif_turn(path: Path) -> tuple[bool, bool, bool]:
+    """The same for an image, from its EXIF."""
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
+        raise VideoError(f"{path}: its EXIF can't be read ({error})") from error
+    # values outside 1 to 8 are reserved; viewers show such images as they are
+    return _EXIF[orientation - 1] if orientation in range(1, 9) else _EXIF[0]
+
+
 def _displayed(frame: VideoFrame, aspect: Fraction, transposed: bool) -> tuple[int, int]:
     """Width and height of the upright frame with square pixels."""
     width, height = max(1, round(frame.width * aspect)), frame.height
@@ -257,11 +287,11 @@ def _displayed(frame: VideoFrame, aspect: Fraction, transposed: bool) -> tuple[i
 
 
 def _upright(
-    path: Path, frame: VideoFrame, aspect: Fraction, scale: VideoReformatter, size: int | None, fit: Fit
+    path: Path, line: Timeline, frame: VideoFrame, scale: VideoReformatter, size: int | None, fit: Fit
 ) -> Pixels:
     """The frame as RGB ``(H, W, 3)``, turned as displayed; with ``size``, resized for ``fit``."""
-    transposed, flip_x, flip_y = _turn(path, frame)
-    width, height = _displayed(frame, aspect, transposed)
+    transposed, flip_x, flip_y = _turn(path, line, frame)
+    width, height = _displayed(frame, line.aspect, transposed)
     if size is not None:
         side = {"crop": min(width, height), "pad": max(width, height), "squash": 0}[fit]
         resized = [max(1, round(length * size / side)) if side else size for length in (width, height)]

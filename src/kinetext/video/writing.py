@@ -96,13 +96,14 @@ def write_gif(path: str | Path, video: Tensor, *, fps: float) -> None:
         raise VideoError(f"{path}: fps {fps}, expected more than 0, at most 50 in a GIF")
     tick = Fraction(1, 100)
     starts = [round(number * 100 / fps) for number in range(len(pixels) + 1)]
-    with _writing(path) as temporary, av.open(str(temporary), "w", format="gif") as container:
+    # the muxer learns how long a frame stays from the next one; the last has none
+    options = {"final_delay": str(starts[-1] - starts[-2])}
+    with _writing(path) as temporary, av.open(str(temporary), "w", format="gif", options=options) as container:
         stream = container.add_stream("gif", rate=100)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt, stream.codec_context.time_base = "pal8", tick
         for number, frame in enumerate(_with_palette(pixels)):
             frame.pts, frame.time_base = starts[number], tick
-            frame.duration = starts[number + 1] - starts[number]
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
@@ -184,7 +185,7 @@ def _rate(path: Path, fps: float) -> Fraction:
         raise VideoError(f"{path}: fps {fps}, expected more than 0, at most 1000")
     for largest in (1001, 65_535):
         rate = Fraction(fps).limit_denominator(largest)
-        if rate and math.isclose(rate, fps, rel_tol=1e-9):
+        if rate and math.isclose(rate, fps, rel_tol=1e-12):
             return rate
     raise VideoError(f"{path}: fps {fps} can't be kept exactly, expected a fraction with a denominator up to 65535")
 

@@ -1,0 +1,550 @@
+"""Video files: exact frames, times, turns and sizes; every flaw has its error; writing is repeatable."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import resource
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from kinetext import video
+from kinetext.runtime import rng
+from kinetext.types import DataError
+from kinetext.video import VideoError
+from kinetext.video.frames import frames, timeline
+
+ODD = Path(__file__).parents[2] / "shared" / "data" / "odd_media"
+
+
+def counted(num_frames: int, height: int = 32, width: int = 32) -> Tensor:
+    """Frame i is all 4 i + 8, uint8 (T, H, W, 3)."""
+    grey = (torch.arange(num_frames) * 4 + 8).to(torch.uint8)
+    return grey[:, None, None, None].expand(num_frames, height, width, 3).contiguous()
+
+
+def numbers(clip: Tensor) -> list[int]:
+    """The frame numbers that a clip of ``counted`` shows, from its middle pixel."""
+    middle = clip.shape[-1] // 2
+    grey = (clip[0, :, middle, middle] + 1) * 127.5
+    return [round(float(level - 8) / 4) for level in grey]
+
+
+def mux(
+    path: Path,
+    *,
+    kind: str,
+    codec: str,
+    images: Sequence[np.ndarray] | None = None,
+    num_frames: int = 40,
+    pts: Sequence[int] | None = None,
+    gop: int = 10,
+    matrix: Sequence[int] | None = None,
+    pixel: Fraction | None = None,
+) -> None:
+    """Writes a video with PyAV alone: 25 fps, B-frames, a key frame every ``gop``."""
+    images = list(counted(num_frames).numpy()) if images is None else images
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=25)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 8_000_000
+        stream.codec_context.gop_size = gop
+        stream.codec_context.max_b_frames = 2
+        if codec == "libx265":
+            stream.codec_context.options = {"x265-params": "log-level=none"}
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
+        if pixel is not None:
+            stream.codec_context.sample_aspect_ratio = pixel
+        for number, image in enumerate(images):
+            frame = VideoFrame.from_ndarray(image, format="rgb24")
+            if pts is not None:
+                frame.pts, frame.time_base = pts[number], Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file may grow over ``size`` bytes inside: what a full disk does, without one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def clip40(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    video.write(path, counted(40), fps=10)
+    return path
+
+
+@pytest.mark.parametrize("asked", [1, 3, 8, 40, 55])
+def test_uniform_takes_the_middle_of_equal_segments(clip40: Path, asked: int) -> None:
+    clip = video.read_clip(clip40, num_frames=asked, size=32)
+    assert clip.shape == (3, asked, 32, 32)
+    assert clip.dtype == torch.float32
+    assert numbers(clip) == [math.floor((i + 0.5) * 40 / asked) for i in range(asked)]
+
+
+def test_a_range_begins_with_the_frame_on_screen_and_ends_before_its_end(clip40: Path) -> None:
+    assert numbers(video.read_clip(clip40, num_frames=3, size=8, start=1.0, end=1.3)) == [10, 11, 12]
+    assert numbers(video.read_clip(clip40, num_frames=2, size=8, start=1.04, end=1.11)) == [10, 11]
+    assert numbers(video.read_clip(clip40, num_frames=1, size=8, start=1.04, end=1.06)) == [10]
+    assert numbers(video.read_clip(clip40, num_frames=2, size=8, start=3.8)) == [38, 39]
+    assert numbers(video.read_clip(clip40, num_frames=2, size=8, end=0.2)) == [0, 1]
+    thirds = video.read_clip(clip40, num_frames=1, size=8, start=0.9999, end=1.1001)  # rounded to milliseconds
+    assert numbers(thirds) == [10]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "field"), [(4.0, None, "start"), (-1.0, None, "start"), (2.0, 1.0, "end"), (None, 4.2, "end")]
+)
+def test_a_range_outside_the_clip_is_an_error(clip40: Path, start: float | None, end: float | None, field: str) -> None:
+    with pytest.raises(VideoError, match=rf"clip\.mp4: {field} .* 4\.000 s"):
+        video.read_clip(clip40, num_frames=2, size=8, start=start, end=end)
+
+
+def test_a_window_lies_in_the_middle(clip40: Path) -> None:
+    assert numbers(video.read_clip(clip40, num_frames=10, size=8, clip_seconds=1.0)) == list(range(15, 25))
+    assert numbers(video.read_clip(clip40, num_frames=10, size=8, fps=10)) == list(range(15, 25))
+    assert numbers(video.read_clip(clip40, num_frames=5, size=8, fps=5)) == [16, 18, 20, 22, 24]
+    assert numbers(video.read_clip(clip40, num_frames=4, size=8, clip_seconds=99)) == [5, 15, 25, 35]
+
+
+def test_random_windows_are_whole_cover_everything_and_repeat(clip40: Path) -> None:
+    seen = set()
+    for seed in range(60):
+        first, again = (
+            video.read_clip(clip40, num_frames=30, size=4, sampling="random", clip_seconds=3.0, rng=rng(seed))
+            for _ in range(2)
+        )
+        assert torch.equal(first, again)
+        at = numbers(first)
+        assert at == list(range(at[0], at[0] + 30))
+        seen.add(at[0])
+    assert seen == set(range(11))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": 0}, "num_frames: 0"),
+        ({"size": 0}, "size: 0"),
+        ({"channels": 2}, "channels: 2, expected one of 1, 3"),
+        ({"fit": "stretch"}, "fit: 'stretch'"),
+        ({"sampling": "dense"}, "sampling: 'dense'"),
+        ({"sampling": "random"}, "needs clip_seconds or fps, and rng"),
+        ({"clip_seconds": 0.0}, r"clip_seconds: 0\.0"),
+        ({"clip_seconds": 1.0, "fps": 5.0}, "both are given"),
+    ],
+)
+def test_arguments_out_of_range_are_named(clip40: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        video.read_clip(clip40, **{"num_frames": 2, "size": 8} | options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [
+        ("mp4", "libx264"),
+        ("mp4", "libx265"),
+        ("mp4", "libsvtav1"),
+        ("matroska", "libx264"),
+        ("webm", "libvpx-vp9"),
+        ("mpegts", "libx264"),
+        ("avi", "libx264"),
+        ("avi", "mpeg4"),
+        ("h264", "libx264"),
+        ("mpeg", "mpeg1video"),
+    ],
+)
+def test_every_container_gives_the_frames_asked_for(tmp_path: Path, kind: str, codec: str) -> None:
+    path = tmp_path / f"clip.{kind}"
+    images = list(counted(40, 64, 64).numpy())
+    mux(path, kind=kind, codec=codec, images=images)
+    info = video.probe(path)
+    assert (info.num_frames, info.fps, info.width, info.height) == (40, 25.0, 64, 64)
+    assert info.duration == pytest.approx(1.6, abs=0.002)
+    everything, fps = video.read_all(path)
+    assert fps == 25.0
+    assert numbers(video.to_float(everything).permute(3, 0, 1, 2)) == list(range(40))
+    for wanted in ([0], [39], [9, 10, 11], [5, 33], [21], [19, 20, 38]):
+        got = {n: f.to_ndarray(format="rgb24") for n, f in frames(path, timeline(path), wanted)}
+        assert list(got) == wanted
+        for number in wanted:  # decoding from a key frame in the middle is decoding from the start
+            assert np.abs(got[number].astype(int) - everything[number].numpy()).max() <= 3
+
+
+def test_variable_rate_keeps_its_times(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    mux(path, kind="mp4", codec="libx264", num_frames=6, pts=[0, 1, 2, 25, 26, 50])
+    assert timeline(path).times.tolist() == pytest.approx([0, 0.04, 0.08, 1.0, 1.04, 2.0])
+    assert numbers(video.read_clip(path, num_frames=2, size=8, start=0.9, end=1.02)) == [2, 3]
+    assert video.probe(path).fps == pytest.approx(6 / video.probe(path).duration, rel=0.01)
+
+
+# The stored picture has red at its top left, green at its top right; the corners after turning, clockwise from
+# the top left, follow from the definition of the display matrix (x', y') = (a x + c y, b x + d y).
+ONE = 1 << 16
+TURNS = {
+    "none": ((ONE, 0, 0, ONE), 0, False, "RGWB"),
+    "90 clockwise": ((0, ONE, -ONE, 0), 90, False, "BRGW"),
+    "180": ((-ONE, 0, 0, -ONE), 180, False, "WBRG"),
+    "270 clockwise": ((0, -ONE, ONE, 0), 270, False, "GWBR"),
+    "mirrored": ((-ONE, 0, 0, ONE), 0, True, "GRBW"),
+    "upside down": ((ONE, 0, 0, -ONE), 180, True, "BWGR"),
+    "transposed": ((0, ONE, ONE, 0), 270, True, "RBWG"),
+    "anti-transposed": ((0, -ONE, -ONE, 0), 90, True, "WGRB"),
+}
+
+
+def quarters() -> np.ndarray:
+    image = np.zeros((32, 64, 3), np.uint8)
+    image[:16, :32], image[:16, 32:], image[16:, :32], image[16:, 32:] = (255, 0, 0), (0, 255, 0), (0, 0, 255), 255
+    return image
+
+
+def corners(clip: Tensor) -> str:
+    """The letters of the four corner colours of the first frame (C, T, H, W), clockwise from the top left."""
+    names = {(1, 0, 0): "R", (0, 1, 0): "G", (0, 0, 1): "B", (1, 1, 1): "W"}
+    first = clip[:, 0]
+    at = [(4, 4), (4, -5), (-5, -5), (-5, 4)]
+    shown = [first[:, y, x].gt(0).int().tolist() for y, x in at]
+    return "".join(names[red, green, blue] for red, green, blue in shown)
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_display_matrices_are_honoured(tmp_path: Path, name: str) -> None:
+    (a, b, c, d), rotation, mirrored, expected = TURNS[name]
+    path = tmp_path / "clip.mp4"
+    mux(path, kind="mp4", codec="libx264", images=[quarters()] * 3, matrix=(a, b, 0, c, d, 0, 0, 0, 1 << 30))
+    info = video.probe(path)
+    assert (info.rotation, info.mirrored) == (rotation, mirrored)
+    assert (info.width, info.height) == ((32, 64) if rotation in (90, 270) else (64, 32))
+    everything, _ = video.read_all(path)
+    assert everything.shape[1:3] == (info.height, info.width)
+    for fit in ("squash", "crop"):
+        assert corners(video.read_clip(path, num_frames=1, size=32, fit=fit)) == expected
+
+
+def test_a_turn_by_45_degrees_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    half = round(ONE / math.sqrt(2))
+    mux(path, kind="mp4", codec="libx264", num_frames=2, matrix=(half, half, 0, -half, half, 0, 0, 0, 1 << 30))
+    with pytest.raises(VideoError, match="no turn by a multiple of 90 degrees"):
+        video.probe(path)
+
+
+def test_the_three_fits(tmp_path: Path) -> None:
+    image = np.full((40, 120, 3), 255, np.uint8)
+    image[:, :40], image[:, 80:] = (255, 0, 0), (0, 0, 255)
+    path = tmp_path / "wide.mp4"
+    mux(path, kind="mp4", codec="libx264", images=[image] * 2)
+    crop, squash, pad = (
+        video.read_clip(path, num_frames=1, size=60, fit=fit)[:, 0] for fit in ("crop", "squash", "pad")
+    )
+    assert crop[:, 4:-4, 4:-4].min() > 0.9  # the white middle, all of it
+    assert squash[:, 30, 5].gt(0).tolist() == [True, False, False]
+    assert squash[:, 30, -5].gt(0).tolist() == [False, False, True]
+    assert squash[:, 30, 24:36].min() > 0.9
+    assert pad[:, :18].max() == -1 and pad[:, 42:].max() == -1
+    assert pad[:, 30, 5].gt(0).tolist() == [True, False, False]
+
+
+def test_stretched_pixels_are_shown_square(tmp_path: Path) -> None:
+    path = tmp_path / "dvd.mp4"
+    mux(path, kind="mp4", codec="libx264", images=[np.full((32, 32, 3), 255, np.uint8)] * 2, pixel=Fraction(2, 1))
+    info = video.probe(path)
+    assert (info.width, info.height) == (64, 32)
+    padded = video.read_clip(path, num_frames=1, size=64, fit="pad")
+    assert padded[0, 0, :14].max() == -1 and padded[0, 0, 18:46].min() > 0.9
+
+
+def test_shrinking_is_bicubic_with_anti_aliasing(tmp_path: Path) -> None:
+    noise = torch.randint(0, 256, (1, 96, 128, 3), generator=rng("noise")).to(torch.uint8)
+    path = tmp_path / "noise.png"
+    video.write_png(path, noise)
+    ours = video.read_clip(path, num_frames=1, size=48, fit="squash")[:, 0]
+    other = torch.nn.functional.interpolate(
+        noise.permute(0, 3, 1, 2).float(), size=(48, 48), mode="bicubic", antialias=True, align_corners=False
+    )[0]
+    assert (ours - (other.clamp(0, 255) / 127.5 - 1)).abs().mean() < 0.03  # nearest neighbour: 0.4
+
+
+def test_one_channel_is_luma(tmp_path: Path) -> None:
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 200, 200]], dtype=torch.uint8)
+    path = tmp_path / "colours.png"
+    video.write_png(path, colours.repeat_interleave(8, 0)[None, None].expand(1, 32, 32, 3))
+    clip = video.read_clip(path, num_frames=2, size=32, channels=1)
+    assert clip.shape == (1, 2, 32, 32)
+    assert video.to_bytes(clip[0, 0, 16, [4, 12, 20, 28]]).tolist() == [76, 150, 29, 200]  # BT.601 by hand
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp"])
+def test_an_image_is_a_video_of_one_frame(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"image%03d.{suffix}"  # FFmpeg would take the name for a numbered sequence
+    Image.new("RGB", (20, 30), (200, 100, 50)).save(path)
+    info = video.probe(path)
+    assert (info.num_frames, info.fps, info.duration, info.width, info.height) == (1, 0.0, 0.0, 20, 30)
+    clip = video.read_clip(path, num_frames=4, size=16, clip_seconds=2.0)
+    assert (video.to_bytes(clip).float() - torch.tensor([200.0, 100.0, 50.0])[:, None, None, None]).abs().max() <= 4
+    with pytest.raises(VideoError, match=r"start 1\.0"):
+        video.read_clip(path, num_frames=1, size=8, start=1.0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_photograph_is_turned_by_its_exif(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    image = Image.fromarray(quarters())
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif, quality=95)
+    right = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    ours, _ = video.read_all(path)
+    assert np.abs(ours[0].numpy().astype(int) - right).max() < 60  # chroma edges differ a little
+    assert corners(video.read_clip(path, num_frames=1, size=32, fit="squash")) == corners(
+        video.to_float(torch.from_numpy(right.copy())).permute(2, 0, 1)[:, None]
+    )
+
+
+def test_a_gif_is_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "clip.gif"
+    video.write_gif(path, counted(12), fps=8)
+    everything, fps = video.read_all(path)
+    assert fps == pytest.approx(8, rel=0.01)
+    assert (everything.int() - counted(12).int()).abs().max() <= 2
+    with Image.open(path) as other:
+        assert (other.n_frames, other.info["loop"]) == (12, 0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("fps", [0.5, 1, 8, 12.5, 23.976, 29.97, 30000 / 1001, 10 / 3, 60])
+def test_fps_is_kept_exactly(tmp_path: Path, fps: float) -> None:
+    path = tmp_path / "clip.mp4"
+    video.write(path, counted(5), fps=fps)
+    assert video.probe(path).fps == pytest.approx(fps, rel=1e-12)
+    assert video.probe(path).duration == pytest.approx(5 / fps, rel=1e-9)
+
+
+def test_writing_is_near_lossless_repeatable_and_streamable(tmp_path: Path) -> None:
+    from kinetext.datasets.digits import Digits
+
+    clip = Digits(clips=4)[0].video
+    assert clip is not None
+    first, second = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    for path in (first, second):
+        video.write(path, clip, fps=8, provenance={"prompt": "数字3上下移动", "seed": "7"})
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes().index(b"moov") < first.read_bytes().index(b"mdat")
+    back = video.read_clip(first, num_frames=16, size=64, channels=1)
+    error = (back - clip).square().mean()
+    assert 10 * math.log10(4 / float(error)) > 34  # PSNR in dB
+    with av.open(str(first)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 8
+
+
+def test_colours_survive(tmp_path: Path) -> None:
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [90, 160, 30]])
+    clip = colours.to(torch.uint8).repeat_interleave(16, 0)[None, None].expand(4, 32, 96, 3)
+    video.write(tmp_path / "c.mp4", clip, fps=5)
+    back, _ = video.read_all(tmp_path / "c.mp4")
+    assert (back[:, 16, 8::16].int() - colours).abs().max() <= 4
+
+
+def test_provenance_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    said = {"prompt": "a '3' = \"three\"; \\ \n数字3", "seed": 7, "settings": {"steps": 50}}
+    video.write(path, counted(3), fps=5, provenance=said)
+    assert video.read_provenance(path) == said
+    video.write(path, counted(3), fps=5, provenance='{"seed": 8}')
+    assert video.read_provenance(path) == {"seed": 8}
+    video.write(path, counted(3), fps=5)
+    assert video.read_provenance(path) is None
+    with pytest.raises(VideoError, match="provenance 'a note'"):
+        video.write(path, counted(3), fps=5, provenance="a note")
+
+
+def test_floats_and_bytes_are_the_same_picture() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(video.to_bytes(video.to_float(levels)), levels)
+    assert video.to_float(levels).min() == -1 and video.to_float(levels).max() == 1
+
+
+def test_a_png_is_exact(tmp_path: Path) -> None:
+    noise = torch.randint(0, 256, (1, 7, 5, 3), generator=rng("png")).to(torch.uint8)
+    video.write_png(tmp_path / "a.png", noise)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), noise[0].numpy())
+    video.write_png(tmp_path / "b.png", video.to_float(noise).permute(3, 0, 1, 2))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "message"),
+    [
+        ("a.mp4", (4, 33, 32), {}, "frames of 32x33, expected an even"),
+        ("a.avi", (4, 32, 32), {}, r"a name that ends in \.mp4"),
+        ("a.mp4", (4, 32, 32), {"fps": 0.0}, r"fps 0\.0"),
+        ("a.mp4", (4, 32, 32), {"fps": math.pi}, "can't be kept exactly"),
+        ("a.mp4", (4, 32, 32), {"crf": 52}, "crf 52"),
+        ("missing/a.mp4", (4, 32, 32), {}, "can't be written"),
+    ],
+)
+def test_what_cannot_be_written_is_said(
+    tmp_path: Path, name: str, shape: tuple[int, int, int], options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(VideoError, match=message):
+        video.write(tmp_path / name, torch.zeros(3, *shape), **{"fps": 8.0} | options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (torch.full((3, 2, 8, 8), 1.5), "values from 1.5 to 1.5"),
+        (torch.full((3, 2, 8, 8), math.nan), "nan"),
+        (torch.zeros(2, 8, 8), "rank 3"),
+        (torch.zeros(2, 2, 8, 8), "1 or 3 channels"),
+        (torch.zeros(3, 0, 8, 8), "no size of 0"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.int64), "dtype torch.int64"),
+    ],
+)
+def test_tensors_that_are_no_video_are_refused(tmp_path: Path, clip: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        video.write(tmp_path / "a.mp4", clip, fps=8)
+
+
+@pytest.mark.parametrize("size", [0, 100, 2000])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, size: int) -> None:
+    noise = torch.randint(0, 256, (8, 32, 32, 3), generator=rng("disk")).to(torch.uint8)
+    for name, write in (("a.mp4", video.write), ("a.gif", video.write_gif)):
+        path = tmp_path / name
+        path.write_bytes(b"before")
+        with disk_of(size), pytest.raises(VideoError, match=r"can't be written.*nothing was left behind"):
+            write(path, noise, fps=8)
+        assert path.read_bytes() == b"before"
+    assert sorted(os.listdir(tmp_path)) == ["a.gif", "a.mp4"]
+
+
+@pytest.mark.parametrize(("kind", "share"), [("mp4", 0.5), ("mp4", 0.97), ("matroska", 0.5), ("avi", 0.6)])
+def test_a_truncated_file_is_an_error(tmp_path: Path, kind: str, share: float) -> None:
+    noise = list(torch.randint(0, 256, (30, 32, 32, 3), generator=rng("cut")).to(torch.uint8).numpy())
+    whole, cut = tmp_path / f"whole.{kind}", tmp_path / f"cut.{kind}"
+    if kind == "mp4":  # moov first, as for the web: the header of a cut file still promises every frame
+        video.write(whole, torch.from_numpy(np.stack(noise)), fps=25)
+    else:
+        mux(whole, kind=kind, codec="libx264", images=noise)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(VideoError, match=r"cut\.\w+: (truncated|frame \d+ of|not a video)"):
+        video.read_clip(cut, num_frames=30, size=32)
+
+
+def test_damage_in_the_middle_is_an_error_only_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    noise = torch.randint(0, 256, (40, 32, 32, 3), generator=rng("damage")).to(torch.uint8)
+    video.write(path, noise, fps=10)
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    at = places[30] or 0
+    data[at + 4 : at + 200] = struct.pack("196x")
+    path.write_bytes(bytes(data))
+    assert video.read_clip(path, num_frames=10, size=32, end=1.0).shape == (3, 10, 32, 32)
+    with pytest.raises(VideoError, match=r"frame \d+ of 40 can't be decoded"):
+        video.read_clip(path, num_frames=40, size=32)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"", "not a video"),
+        (b"hello\n" * 50, "not a video"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n", "not a video"),
+        (b"ffconcat version 1.0\nfile 'other.mp4'\n", "not a video"),
+    ],
+    ids=["missing", "empty", "text", "playlist", "concat"],
+)
+def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "clip.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    for read in (video.probe, video.read_all, video.read_provenance):
+        with pytest.raises(VideoError, match=rf"clip\.mp4: .*{message}"):
+            read(path)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    import wave
+
+    path, buffer = tmp_path / "sound.mp4", io.BytesIO()
+    with wave.open(buffer, "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16_000))
+    buffer.seek(0)
+    with av.open(buffer, "r") as source, av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=8000)
+        for frame in source.decode(audio=0):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match=r"sound\.mp4: no video stream"):
+        video.probe(path)
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    video.write(path, counted(5), fps=5)
+    assert video.probe(path).num_frames == 5
+    video.write(path, counted(9), fps=5)
+    assert video.probe(path).num_frames == 9
+
+
+def test_too_many_frames_are_refused(clip40: Path) -> None:
+    with pytest.raises(VideoError, match="40 frames, expected at most 39"):
+        video.read_all(clip40, max_frames=39)
+
+
+def odd_media() -> list[dict[str, str]]:
+    if not (ODD / "expected.csv").is_file():
+        return []
+    with (ODD / "expected.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.skipif(not odd_media(), reason="no ../shared/data/odd_media here")
+@pytest.mark.parametrize("row", odd_media(), ids=lambda row: row["file_name"])
+def test_odd_media_are_read_right_or_refused(row: dict[str, str]) -> None:
+    path = ODD / row["file_name"]
+    # frames marked damaged from the first to the last: the table counts them, we refuse them
+    if row["error"] or row["decoded_pyav18"] in ("", "0") or "flagged corrupt" in row["why"]:
+        with pytest.raises(VideoError, match=row["file_name"]):
+            video.read_clip(path, num_frames=64, size=16)
+        return
+    info = video.probe(path)
+    assert info.num_frames == int(row["decoded_pyav18"])
+    turned = abs(int(row["rotation"])) == 90
+    assert (info.width, info.height) == tuple(int(row[k]) for k in (("h", "w") if turned else ("w", "h")))
+    few = video.read_clip(path, num_frames=3, size=16, end=min(info.duration, 0.2))
+    assert few.shape == (3, 3, 16, 16) and few.abs().max() <= 1
