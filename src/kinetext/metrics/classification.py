@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.classification import (
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MultilabelExactMatch,
-    MultilabelF1Score,
-)
 
 from kinetext.interfaces import Metric
 from kinetext.types import Batch, Prediction, Target, joined
@@ -62,6 +56,9 @@ class ClassificationMetric(Metric):
 
 class _SingleLabel:
     def __init__(self, classes: int) -> None:
+        # here, since importing torchmetrics takes seconds, and generating and predicting never need it
+        from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassF1Score
+
         self._classes = classes
         # the caller brings every row here, so nothing is gathered over processes
         self._confusion = MulticlassConfusionMatrix(classes, sync_on_compute=False)
@@ -96,29 +93,34 @@ class _SingleLabel:
 
 class _MultiLabel:
     def __init__(self, classes: int) -> None:
-        self._exact = MultilabelExactMatch(classes, sync_on_compute=False)
-        self._micro = MultilabelF1Score(classes, average="micro", sync_on_compute=False)
-        self._macro = MultilabelF1Score(classes, average="macro", sync_on_compute=False)
-        self._by_count: dict[int, MeanMetric] = {}
+        from torchmetrics.classification import BinaryF1Score, MultilabelF1Score
+
+        self._micro = BinaryF1Score(sync_on_compute=False)
+        # torchmetrics has no multi-label score of one label: there, micro and macro are the same
+        several = classes > 1
+        self._macro = MultilabelF1Score(classes, average="macro", sync_on_compute=False) if several else self._micro
+        # by the number of true labels: samples seen, and samples with every label right
+        self._seen: Counter[int] = Counter()
+        self._right: Counter[int] = Counter()
 
     def update(self, probabilities: Tensor, label: Tensor) -> None:
         real = ~label.isnan().any(1)
         if not real.any():
             return
         said, true = (probabilities[real] >= 0.5).long(), label[real].long()
-        for metric in (self._exact, self._micro, self._macro):
-            metric.update(said, true)
-        exact, counts = (said == true).all(1).float(), true.sum(1)
-        for count in set(counts.tolist()):
-            mean = self._by_count.setdefault(count, MeanMetric(sync_on_compute=False))
-            mean.update(exact[counts == count])
+        self._micro.update(said.flatten(), true.flatten())
+        if self._macro is not self._micro:
+            self._macro.update(said, true)
+        counts = true.sum(1)
+        self._seen.update(counts.tolist())
+        self._right.update(counts[(said == true).all(1)].tolist())
 
     def compute(self) -> dict[str, float]:
-        if not self._exact.update_called:
+        if not self._seen:
             return {}
         numbers = {
-            "exact_match": float(self._exact.compute()),
+            "exact_match": self._right.total() / self._seen.total(),
             "micro_f1": float(self._micro.compute()),
             "macro_f1": float(self._macro.compute()),
         }
-        return numbers | {f"exact_{n}": float(self._by_count[n].compute()) for n in sorted(self._by_count)}
+        return numbers | {f"exact_{n}": self._right[n] / self._seen[n] for n in sorted(self._seen)}

@@ -1,0 +1,135 @@
+"""The numbers of a classifier, against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from torch import Tensor
+
+from kinetext.metrics.classification import ClassificationMetric
+from kinetext.types import Batch, Prediction, Target
+
+ONE = Target("category", ("a", "b", "c", "d"))
+MANY = Target("objects", ("x", "y", "z"), multi=True)
+
+
+def batch(labels: dict[str, Tensor]) -> Batch:
+    size = len(next(iter(labels.values())))
+    return Batch(
+        keys=tuple(map(str, range(size))),
+        video=torch.zeros(size, 1, 1, 1, 1),
+        video_mask=torch.zeros(size, 1, dtype=torch.bool),
+        text=("",) * size,
+        tokens=torch.zeros(size, 1, dtype=torch.int64),
+        token_mask=torch.zeros(size, 1, dtype=torch.bool),
+        labels=labels,
+        weight=torch.ones(size),
+    )
+
+
+def fed(column: Target, probabilities: Tensor, labels: Tensor) -> ClassificationMetric:
+    metric = ClassificationMetric([column])
+    for p, y in zip(probabilities.split(7), labels.split(7), strict=True):
+        metric.update(Prediction({column.name: p}), batch({column.name: y}))
+    return metric
+
+
+@pytest.fixture
+def single() -> tuple[Tensor, Tensor]:
+    """Class c never occurs, and is sometimes said."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 3])[torch.randint(3, (40,), generator=rng)]
+    return (torch.randn(40, 4, generator=rng) + 2 * torch.eye(4)[labels]).softmax(1), labels
+
+
+@pytest.fixture
+def several() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    labels = torch.randint(2, (40, 3), generator=rng).float()
+    return (0.35 * torch.randn(40, 3, generator=rng) + labels).clamp(0, 1), labels
+
+
+def test_single_label_equals_scikit_learn(single: tuple[Tensor, Tensor]) -> None:
+    probabilities, labels = single
+    metric, said, true = fed(ONE, probabilities, labels), probabilities.argmax(1).numpy(), labels.numpy()
+    assert (said == 2).any()
+    assert not (true == 2).any()
+    numbers = metric.compute()
+    recalls = sk.recall_score(true, said, labels=[0, 1, 3], average=None)
+    assert numbers == {
+        "category/accuracy": pytest.approx(sk.accuracy_score(true, said)),
+        "category/balanced_accuracy": pytest.approx(float(np.mean(recalls))),
+        "category/macro_f1": pytest.approx(sk.f1_score(true, said, average="macro")),
+        "category/majority_accuracy": pytest.approx(np.bincount(true).max() / 40),
+    }
+    assert np.array_equal(metric.confusion("category").numpy(), sk.confusion_matrix(true, said, labels=range(4)))
+
+
+def test_multi_label_equals_scikit_learn(several: tuple[Tensor, Tensor]) -> None:
+    probabilities, labels = several
+    said, true = (probabilities >= 0.5).numpy(), labels.numpy() == 1
+    numbers = fed(MANY, probabilities, labels).compute()
+    by_count = {
+        f"objects/exact_{n}": pytest.approx(sk.accuracy_score(true[true.sum(1) == n], said[true.sum(1) == n]))
+        for n in range(4)
+    }
+    assert numbers == {
+        "objects/exact_match": pytest.approx(sk.accuracy_score(true, said)),
+        "objects/micro_f1": pytest.approx(sk.f1_score(true, said, average="micro")),
+        "objects/macro_f1": pytest.approx(sk.f1_score(true, said, average="macro")),
+        **by_count,
+    }
+
+
+def test_worked_numbers() -> None:
+    """Two of three right on one object, none of one right on two; a half counts as said."""
+    labels = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]).float()
+    said = torch.tensor([[0.5, 0.1, 0.4], [0.2, 0.9, 0.0], [0.9, 0.2, 0.9], [0.8, 0.49, 0.1]])
+    numbers = fed(MANY, said, labels).compute()
+    assert numbers["objects/exact_1"] == pytest.approx(2 / 3)
+    assert numbers["objects/exact_2"] == 0.0
+    assert numbers["objects/exact_match"] == pytest.approx(0.5)
+    assert "objects/exact_0" not in numbers
+    assert "objects/exact_3" not in numbers
+
+
+def test_a_column_of_one_label() -> None:
+    column = Target("fall", ("fall",), multi=True)
+    numbers = fed(column, torch.tensor([[0.9], [0.2], [0.6]]), torch.tensor([[1.0], [0.0], [0.0]])).compute()
+    assert numbers["fall/exact_match"] == pytest.approx(2 / 3)
+    assert numbers["fall/micro_f1"] == pytest.approx(2 / 3)
+
+
+def test_unlabelled_rows_are_left_out(single: tuple[Tensor, Tensor], several: tuple[Tensor, Tensor]) -> None:
+    for column, (probabilities, labels), empty in ((ONE, single, -1), (MANY, several, float("nan"))):
+        hidden = labels.clone()
+        hidden[::3] = empty
+        kept = torch.arange(40) % 3 != 0
+        assert fed(column, probabilities, hidden).compute() == fed(column, probabilities[kept], labels[kept]).compute()
+
+
+def test_no_labelled_row_gives_no_number(single: tuple[Tensor, Tensor]) -> None:
+    metric = fed(ONE, single[0], torch.full((40,), -1))
+    assert metric.compute() == {}
+    assert metric.confusion("category").sum() == 0
+    assert fed(MANY, torch.zeros(2, 3), torch.full((2, 3), float("nan"))).compute() == {}
+    assert ClassificationMetric([ONE, MANY]).compute() == {}
+
+
+def test_several_columns_keep_apart(single: tuple[Tensor, Tensor], several: tuple[Tensor, Tensor]) -> None:
+    metric = ClassificationMetric([ONE, MANY])
+    metric.update(
+        Prediction({"category": single[0], "objects": several[0]}),
+        batch({"category": single[1], "objects": several[1]}),
+    )
+    assert metric.compute() == fed(ONE, *single).compute() | fed(MANY, *several).compute()
+
+
+def test_wrong_columns_are_named(single: tuple[Tensor, Tensor]) -> None:
+    metric = ClassificationMetric([ONE, MANY])
+    with pytest.raises(ValueError, match=r"objects: expected in the predictions \(category\)"):
+        metric.update(Prediction({"category": single[0]}), batch({"category": single[1]}))
+    with pytest.raises(ValueError, match="'objects', expected a single-label one: category"):
+        metric.confusion("objects")
