@@ -81,14 +81,28 @@ def _attend(q: Tensor, keys: list[Tensor], values: list[Tensor], mask_BM: Tensor
     v = torch.cat(values, dim=2)
     q, k = q.to(v.dtype), k.to(v.dtype)
     if mask_BM is None:
-        return F.scaled_dot_product_attention(q, k, v)
+        return scaled_dot_product(q, k, v, None)
     some_B = mask_BM.any(dim=1)
     # softmax over nothing is NaN: such rows attend to everything, and the result is zeroed
     legal = (mask_BM | ~some_B[:, None])[:, None, None, :]
     # 0 * NaN is NaN, so what stands at masked positions is removed, not only weighted by zero
     k = k.masked_fill(~mask_BM[:, None, :, None], 0.0)
     v = v.masked_fill(~mask_BM[:, None, :, None], 0.0)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=legal)
+    return scaled_dot_product(q, k, v, legal)
+
+
+def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, legal: Tensor | None) -> Tensor:
+    """``softmax(q k^T / sqrt(E)) v`` (Vaswani et al. 2017, eq. 1); ``legal`` is broadcast, True = attend.
+
+    PyTorch's fused kernel, except in training on a processor: there its backward pass is several times
+    slower than two matrix products around a softmax (LOG.md, "Attention on a processor").
+    """
+    if q.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=legal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if legal is not None:
+        scores = scores.masked_fill(~legal, float("-inf"))
+    return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
 def rotate(x_BNLE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
