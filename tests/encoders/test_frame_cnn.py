@@ -119,7 +119,12 @@ def test_channel_norm_is_layer_norm_of_every_pixel() -> None:
     nn.init.normal_(norm.bias)
     x = torch.randn(2, 6, 3, 5)
     by_pixel = torch.stack(
-        [F.layer_norm(x[b, :, i, j], (6,), norm.weight, norm.bias) for b in range(2) for i in range(3) for j in range(5)]
+        [
+            F.layer_norm(x[b, :, i, j], (6,), norm.weight, norm.bias)
+            for b in range(2)
+            for i in range(3)
+            for j in range(5)
+        ]
     )
     torch.testing.assert_close(norm(x), by_pixel.view(2, 3, 5, 6).permute(0, 3, 1, 2))
 

@@ -25,7 +25,9 @@ def by_hand() -> Concat:
 
 
 def test_worked_numbers() -> None:
-    text = Features(torch.tensor([[[0.1], [0.5], [9.0]]]).repeat(3, 1, 1), torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 0]]).bool())
+    text = Features(
+        torch.tensor([[[0.1], [0.5], [9.0]]]).repeat(3, 1, 1), torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 0]]).bool()
+    )
     video = Features(torch.tensor([[[1.0, 0.4]]]).repeat(3, 1, 1), torch.tensor([[1], [0], [1]]).bool())
     a, b = math.tanh(2 * 0.3), math.tanh(0.6)
     expected = [3 * a - 5 * b + 0.5, 3 * a - 5 * -0.75 + 0.5, 3 * 0.25 - 5 * b + 0.5]
