@@ -1,0 +1,1 @@
+"""Verbs that use finished parts: what the command line and services call."""

@@ -1,0 +1,43 @@
+"""What recipes can be made of: every component, its options and defaults."""
+
+from __future__ import annotations
+
+import inspect
+
+from kinetext import assemble
+from kinetext.config import options, suggest
+from kinetext.types import RecipeError, joined
+
+
+def components(role: str | None = None) -> list[tuple[str, str, str]]:
+    """(role, name, first sentence) of every component, or of one role's.
+
+    Raises:
+        RecipeError: no such role.
+    """
+    roles = list(assemble.ROLES) if role is None else [_role(role)]
+    return [(r, name, _about(cls)) for r in roles for name, cls in sorted(assemble.ROLES[r].items())]
+
+
+def options_of(role: str, name: str) -> list[tuple[str, str, str]]:
+    """(option, what is legal, default) of a component; what the assembly decides says so.
+
+    Raises:
+        RecipeError: no such role or component.
+    """
+    role = _role(role)
+    found = options(assemble.find(role, name), assemble.WIRED.get(role, ()))
+    return [(o.name, o.type_text, "(decided by the assembly)" if o.wired else o.default) for o in found]
+
+
+def _role(name: str) -> str:
+    if name not in assemble.ROLES:
+        roles = list(assemble.ROLES)
+        raise RecipeError(f"role: {name!r}{suggest(name, roles)}; expected one of {joined(roles)}")
+    return name
+
+
+def _about(cls: type) -> str:
+    """The first sentence of a class's docstring."""
+    paragraph = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    return paragraph.partition(". ")[0].rstrip(".")

@@ -1,0 +1,300 @@
+"""The command line: one short function a verb. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import kinetext
+
+if TYPE_CHECKING:
+    from kinetext.pipeline import Progress
+
+app = typer.Typer(
+    help="Models that go between text and video: make clips from text, read clips into labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Make and look at datasets.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a shipped model such as digits.")]
+Changes = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="What to change in the recipe.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; the accelerator if there is one.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if show:
+        typer.echo(f"kinetext {kinetext.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the clip should show.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="An mp4; it is overwritten.")] = Path("clip.mp4"),
+    seed: Annotated[int, typer.Option(help="Another seed, another clip.")] = 0,
+    num: Annotated[int, typer.Option(help="How many; more than one are called clip-0.mp4, clip-1.mp4 ...")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps; more are slower and finer.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How much the prompt is exaggerated; 1 is as learned.")] = None,
+    model: Annotated[str, typer.Option(help="A shipped model or a run folder.")] = "digits",
+    fps: Annotated[float | None, typer.Option(help="Frames a second.")] = None,
+    device: Device = None,
+) -> None:
+    """Make clips from a prompt."""
+    from kinetext.pipeline import Pipeline, outputs
+
+    paths = outputs(out, num)
+    pipeline = Pipeline.load(model, device)
+    with _progress("clips") as progress:
+        clips = pipeline.generate(
+            prompt, num=num, seed=seed, steps=steps, guidance=guidance, fps=fps, progress=progress
+        )
+    for clip, path in zip(clips, paths, strict=True):
+        clip.save(path)
+        typer.echo(path)
+
+
+@app.command()
+def reproduce(
+    clip: Annotated[Path, typer.Argument(help="An mp4 made by kinetext generate.")],
+    model: Annotated[str | None, typer.Option(help="Where the model is now, if it has moved.")] = None,
+    device: Device = None,
+) -> None:
+    """Make a clip again from what its file says, and compare the frames."""
+    from kinetext.pipeline import reproduce
+
+    found = reproduce(clip, model, device)
+    said = found.clip.provenance
+    typer.echo(f"{clip}: {said['prompt']!r}, seed {said['seed']}, clip {said['index']}, model {said['model']}")
+    if found.difference == 0:
+        typer.echo("identical: every frame is the same")
+        return
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"different: pixels differ by up to {found.difference} of 255")
+    raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    run: RunName,
+    video: Annotated[Path | None, typer.Option(help="A clip or picture.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text.")] = None,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Classify a clip, a text, or both together."""
+    from kinetext.pipeline import Pipeline
+
+    answer = Pipeline.load(run, device).predict(text, video)[0]
+    if as_json:
+        _json(answer)
+        return
+    for column, classes in answer.items():
+        best = sorted(classes.items(), key=lambda pair: -pair[1])[:10]
+        _table(column, ("class", "probability"), [(name, f"{p:.1%}") for name, p in best])
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe, a TOML file.")] = None,
+    changes: Changes = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/RECIPE if not given.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+) -> None:
+    """Train a recipe, or go on with a run."""
+    from kinetext import train
+    from kinetext.config import Recipe
+    from kinetext.report import finish
+
+    if (recipe is None) == (resume is None):
+        raise typer.BadParameter("expected a recipe, or --resume RUN")
+    try:
+        if resume is not None:
+            if changes or out:
+                raise typer.BadParameter("a run goes on as it began: --resume takes no changes and no --out")
+            run = train.resume(resume)
+        else:
+            assert recipe is not None
+            run = train.start(Recipe.load(recipe, changes or ()), out or Path("runs") / recipe.stem)
+    except train.Interrupted as stopped:
+        _say(str(stopped))
+        raise typer.Exit(130) from stopped
+    with _progress("clips") as progress:
+        found = finish(run, progress)
+    _numbers(str(run.path), found.numbers)
+    typer.echo(f"report: {run.path / 'report.html'}")
+
+
+@app.command()
+def evaluate(
+    run: RunName,
+    changes: Changes = None,
+    samples: Annotated[int | None, typer.Option(help="How many held-out samples; 0 is all.")] = None,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Measure a model on held-out data, and note the numbers in its card."""
+    from kinetext.report import judge
+
+    overrides = [*(changes or ()), *([] if samples is None else [f"evaluate.samples={samples}"])]
+    with _progress("clips") as progress:
+        found, kept = judge(run, overrides, device, progress)
+    if as_json:
+        _json(found.numbers)
+        return
+    _numbers(run, found.numbers)
+    _say(f"noted in {kept}" if kept else "the model's own card is left as it is")
+
+
+@app.command("list")
+def list_components(
+    role: Annotated[str | None, typer.Argument(help="Such as encoders.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Such as transformer.")] = None,
+) -> None:
+    """Show the components of recipes, with their options and defaults."""
+    from kinetext.apps import catalog
+
+    if name is None:
+        _table("", ("role", "component", "what it is"), catalog.components(role))
+        return
+    assert role is not None
+    _table(f"{role} {name}", ("option", "values", "default"), catalog.options_of(role, name))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("kinetext-demo"), device: Device = None
+) -> None:
+    """Make a dozen clips, read each one back, and write a page with them."""
+    from kinetext.apps import demo
+
+    with _progress("clips") as progress:
+        shown = demo.make(out, device, progress)
+    rows = [(s.prompt, ", ".join(s.read) or "(nothing)", "right" if s.right else "wrong") for s in shown]
+    _table("", ("prompt", "the reader sees", ""), rows)
+    right = sum(s.right for s in shown)
+    typer.echo(f"{right} of {len(shown)} right. Open {out / 'index.html'} to watch them.")
+
+
+@app.command()
+def pack(
+    run: RunName,
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    full: Annotated[bool, typer.Option("--full", help="Keep full precision instead of 16 bits.")] = False,
+) -> None:
+    """Write a small copy of a run, to share or to ship: best weights, recipe, card."""
+    from kinetext.pipeline import pack
+
+    typer.echo(pack(run, folder, half=not full))
+
+
+@data.command("make")
+def data_make(
+    name: Annotated[str, typer.Argument(metavar="DATASET", help="Such as digits.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options; see: kinetext list data digits")
+    ] = None,
+    clips: Annotated[int, typer.Option(help="How many in all; a fifth of them is the val split.")] = 2000,
+) -> None:
+    """Write a made-up dataset as a real folder: mp4 files and metadata.csv."""
+    from kinetext.apps import folders
+
+    with _progress("clips") as progress:
+        folders.make(name, folder, clips, options or (), progress)
+    typer.echo(folder)
+
+
+@data.command("show")
+def data_show(
+    folder: Annotated[Path, typer.Argument(help="A folder with metadata.csv and clips.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A PNG; FOLDER.png if not given.")] = None,
+    num: Annotated[int, typer.Option(help="How many clips to show.")] = 12,
+) -> None:
+    """Write a contact sheet of a dataset, and list what is on it."""
+    from kinetext.apps import folders
+
+    sheet = out or folder.with_name(f"{folder.resolve().name}.png")
+    _table(str(folder), ("file", "text", "labels", "split"), folders.show(folder, sheet, num))
+    typer.echo(sheet)
+
+
+def main() -> None:
+    """Runs the command line; what a user can mend is one line on stderr and exit code 2."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        _fail(str(error))
+    except Exception as error:
+        types = sys.modules.get("kinetext.types")  # not loaded: then the error can't be one of ours
+        if types is None or not isinstance(error, types.KinetextError):
+            raise
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    _say(message)
+    sys.exit(2)
+
+
+def _say(message: str) -> None:
+    typer.echo(f"kinetext: {message}", err=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    if category.__module__.startswith("kinetext."):
+        _say(f"warning: {message}")
+    else:
+        typer.echo(warnings.formatwarning(message, category, filename, lineno), err=True, nl=False)
+
+
+def _json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def _numbers(title: str, numbers: Mapping[str, float]) -> None:
+    _table(title, ("measured", "value"), [(name, f"{value:.4g}") for name, value in sorted(numbers.items())])
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # what looks like markup in a user's text is text
+    Console().print(table)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Progress]:
+    """A bar on stderr, for a terminal only."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,294 @@
+"""What a run shows for itself: report.html (curves, samples, confusion matrices) and README.md, the model card."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kinetext
+from kinetext import assemble, runtime
+from kinetext.checkpoint import Run, write_text
+from kinetext.evaluate import Confusion, Evaluation, Progress, evaluate, record, recorded
+
+# A validation number stands beside the training number of the same name in one chart.
+_SIDES = ("train/", "val/")
+_HIDDEN = frozenset({"train/seconds"})
+
+
+def finish(run: Run, progress: Progress | None = None) -> Evaluation:
+    """Judges a run that has just trained, and writes its report and card."""
+    found = evaluate(run, progress=progress)
+    record(run, found, training_facts(run))
+    write(run)
+    return found
+
+
+def judge(
+    name: str, overrides: Sequence[str] = (), device: str | None = None, progress: Progress | None = None
+) -> tuple[Evaluation, Path | None]:
+    """Judges a run, and notes the numbers in its folder.
+
+    A shipped model keeps the card that it came with, and so does a folder that can't be written.
+
+    Returns:
+        What was found, and the card that now says so, or None.
+    """
+    run = assemble.open_run(name)
+    found = evaluate(run, overrides, device=torch.device(device) if device else None, progress=progress)
+    shipped = Path(kinetext.__file__).resolve().parent in run.path.resolve().parents
+    if shipped or not os.access(run.path, os.W_OK):
+        return found, None
+    record(run, found, {"evaluated with": " ".join(overrides) or "the recipe's own settings"})
+    write(run)
+    return found, run.path / "README.md"
+
+
+def write(run: Run) -> None:
+    """Writes report.html and README.md from what the run folder holds."""
+    found = recorded(run)
+    write_text(run.path / "README.md", card(run))
+    write_text(run.path / "report.html", page(run, found))
+
+
+def training_facts(run: Run) -> dict[str, str]:
+    """What the card says about how a run came to be."""
+    recipe, shape = run.recipe, run.meta.video_shape
+    weights = run.weights()
+    last: dict[str, Any] = {}
+    for line in run.history():
+        last |= line
+    facts = {
+        "task": recipe.task.name,
+        "parts": ", ".join(f"{role} {name}" for role, name in _parts(run)),
+        "parameters": f"{sum(tensor.numel() for tensor in weights.values()):,}",
+        "data": ", ".join(f"{k} = {v!r}" for k, v in {"name": recipe.data.name, **recipe.data.args}.items()),
+        "trained": f"{last.get('step', 0):,} steps of {recipe.train.batch * recipe.train.accumulate} samples, "
+        f"{last.get('train/seconds', 0.0) / 60:.1f} minutes",
+        "hardware": runtime.hardware(),
+        "weights": run.weights_file().name,
+    }
+    if shape:
+        fps = f", {run.meta.fps:g} frames a second" if run.meta.fps else ""
+        facts["clips"] = f"{shape[1]} frames of {shape[3]}x{shape[2]}, {'grey' if shape[0] == 1 else 'colour'}{fps}"
+    if recipe.init:
+        facts["started from"] = ", ".join(f"{part}: {source}" for part, source in recipe.init.items())
+    return facts
+
+
+def card(run: Run) -> str:
+    """The model card, Markdown."""
+    meta, name = run.meta, run.path.name
+    lines = [f"# {name}", "", f"A kinetext {run.recipe.task.name} model, made with kinetext {meta.version}.", ""]
+    lines += ["| | |", "|---|---|", *(f"| {_cell(k)} | {_cell(v)} |" for k, v in meta.facts.items()), ""]
+    if meta.numbers:
+        rows = [f"| {_cell(k)} | {_number(v)} |" for k, v in sorted(meta.numbers.items())]
+        lines += ["## Measured", "", "| number | value |", "|---|---|", *rows, ""]
+        lines += [f"{text}  " for prefix, text in _LEGEND if any(k.startswith(prefix) for k in meta.numbers)] + [""]
+    for target in meta.targets:
+        several = "any number of" if target.multi else "one of"
+        lines += [f"`{target.name}`: {several} {len(target.classes)} classes: {', '.join(target.classes)}", ""]
+    lines += ["## Use", "", "```", *_usage(run), "```", ""]
+    return "\n".join(lines)
+
+
+def page(run: Run, found: Evaluation) -> str:
+    """The report: one HTML file that needs nothing else."""
+    name = html.escape(run.path.name)
+    parts = [f"<header><h1>{name}</h1><p>{html.escape(run.recipe.task.name)}, kinetext {run.meta.version}</p></header>"]
+    if found.numbers:
+        parts.append(_section("Measured", _numbers(found.numbers)))
+    parts += [_section(f"Confusion: {column}", _matrix(m)) for column, m in found.confusion.items()]
+    charts = "".join(chart(title, lines) for title, lines in _curves(run.history()).items())
+    if charts:
+        parts.append(_section("Training", f'<div class="charts">{charts}</div>'))
+    if pictures := _pictures(run.path / "samples"):
+        parts.append(_section("Samples", pictures))
+    parts.append(_section("Facts", _rows(run.meta.facts.items())))
+    parts.append(_section("Recipe", f"<pre>{html.escape(run.recipe.to_toml())}</pre>"))
+    return shell(run.path.name, "\n".join(parts))
+
+
+def shell(title: str, body: str) -> str:
+    """A whole HTML page, light or dark as the reader's system is."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def chart(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """A line chart as inline SVG; ``lines`` maps a name to (step, value) points, one line at least."""
+    points = [point for line in lines.values() for point in line]
+    low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
+    low_y, high_y = min(y for _, y in points), max(y for _, y in points)
+    wide, tall = 360.0, 150.0
+
+    def at(x: float, y: float) -> tuple[str, str]:
+        across = (x - low_x) / (high_x - low_x) if high_x > low_x else 0.5
+        up = (y - low_y) / (high_y - low_y) if high_y > low_y else 0.5
+        return f"{40 + across * (wide - 50):.1f}", f"{tall - 20 - up * (tall - 40):.1f}"
+
+    drawn, legend = [], []
+    for number, (name, line) in enumerate(lines.items()):
+        places = [at(*point) for point in line]
+        x, y = places[-1]
+        dot = f'<circle cx="{x}" cy="{y}" r="2.5"/>'
+        path = " ".join(f"{x},{y}" for x, y in places)
+        drawn.append(f'<g class="line{number % 3}"><polyline points="{path}"/>{dot}</g>')
+        legend.append(f'<span class="line{number % 3}">{html.escape(name)} {_number(line[-1][1])}</span>')
+    return (
+        f'<figure><figcaption>{html.escape(title)} {" ".join(legend)}</figcaption><svg viewBox="0 0 {wide:g} {tall:g}">'
+        f'<path class="axis" d="M40 14V{tall - 20:g}H{wide - 10:g}"/>'
+        f'<text x="36" y="24" text-anchor="end">{_number(high_y)}</text>'
+        f'<text x="36" y="{tall - 20:g}" text-anchor="end">{_number(low_y)}</text>'
+        f'<text x="40" y="{tall - 6:g}">{low_x:g}</text>'
+        f'<text x="{wide - 10:g}" y="{tall - 6:g}" text-anchor="end">step {high_x:g}</text>{"".join(drawn)}</svg></figure>'
+    )
+
+
+_LEGEND = (
+    ("val/", "`val/`: on held-out data."),
+    ("text_only/", "`text_only/`: the same, the videos taken away."),
+    ("video_only/", "`video_only/`: the same, the texts taken away."),
+    (
+        "generated/",
+        "`generated/`: how a reader, never trained on generated clips, reads clips made from held-out texts.",
+    ),
+    ("real/", "`real/`: how the same reader reads the real held-out clips of these texts."),
+)
+
+
+def _parts(run: Run) -> list[tuple[str, str]]:
+    recipe = run.recipe
+    parts = [(f"{modality} encoder", component.name) for modality, component in recipe.encoders.items()]
+    optional = {"fusion": recipe.fusion, "codec": recipe.codec, "generator": recipe.generator}
+    return parts + [(role, component.name) for role, component in optional.items() if component]
+
+
+def _usage(run: Run) -> list[str]:
+    path = run.path.name
+    evaluation = f"kinetext evaluate {path}"
+    if run.recipe.task.name == "text_to_video":
+        return [f'kinetext generate "..." --model {path} -o clip.mp4', evaluation]
+    if run.recipe.task.name == "classification":
+        gives = {"video": "--video clip.mp4", "text": '--text "..."'}
+        return [f"kinetext predict {path} {' '.join(gives[m] for m in sorted(run.recipe.encoders))}", evaluation]
+    return [evaluation]
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Chart title -> line name -> points."""
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for line in history:
+        for name, value in line.items():
+            side = next((side for side in _SIDES if name.startswith(side)), None)
+            if side and name not in _HIDDEN:
+                title = name.removeprefix(side)
+                curves.setdefault(title, {}).setdefault(side.rstrip("/"), []).append((line["step"], value))
+    return curves
+
+
+def _pictures(folder: Path, most: int = 4) -> str:
+    """The newest sample pictures and clips, embedded."""
+    kinds = {".png": "image/png", ".mp4": "video/mp4"}
+    found = sorted(path for path in folder.glob("*") if path.suffix in kinds and not path.name.startswith("."))
+    shown = []
+    for path in found[-most:]:
+        source = f"data:{kinds[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        tag = f'<img src="{source}" alt="">' if path.suffix == ".png" else f'<video src="{source}" {PLAYING}></video>'
+        shown.append(f"<figure><figcaption>{html.escape(path.stem)}</figcaption>{tag}</figure>")
+    return f'<div class="samples">{"".join(reversed(shown))}</div>' if shown else ""
+
+
+PLAYING = "autoplay loop muted playsinline"
+
+
+def _matrix(matrix: Confusion) -> str:
+    """Rows are true classes; a cell is darker the larger its share of the row."""
+    rows = []
+    for place, (name, counts) in enumerate(zip(matrix.classes, matrix.counts, strict=True)):
+        total = max(sum(counts), 1)
+        cells = "".join(
+            f'<td class="{"hit" if i == place else "miss"}" style="--share:{100 * n / total:.0f}%">{n or ""}</td>'
+            for i, n in enumerate(counts)
+        )
+        rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
+    names = "".join(f"<th><span>{html.escape(name)}</span></th>" for name in matrix.classes)
+    return (
+        f'<p>Rows: the true class. Columns: the class that was predicted.</p><div class="scroll">'
+        f'<table class="matrix"><tr><td></td>{names}</tr>{"".join(rows)}</table></div>'
+    )
+
+
+def _numbers(numbers: Mapping[str, float]) -> str:
+    """Numbers of the same name side by side: on all, with text only, with video only, ..."""
+    columns = [p for p in ("val", "text_only", "video_only", "generated", "real") if any(_is(k, p) for k in numbers)]
+    titles = {"val": "held-out", "text_only": "text only", "video_only": "video only", "real": "real clips"}
+    names = dict.fromkeys(k.partition("/")[2] for k in sorted(numbers) if any(_is(k, p) for p in columns))
+    head = "".join(f"<th>{titles.get(p, p)}</th>" for p in columns)
+    body = "".join(
+        f"<tr><th>{html.escape(name)}</th>"
+        + "".join(f"<td>{_number(v) if (v := numbers.get(f'{p}/{name}')) is not None else ''}</td>" for p in columns)
+        + "</tr>"
+        for name in names
+    )
+    rest = _rows((k, _number(v)) for k, v in sorted(numbers.items()) if not any(_is(k, p) for p in columns))
+    return f'<div class="scroll"><table><tr><td></td>{head}</tr>{body}</table></div>{rest}'
+
+
+def _is(name: str, prefix: str) -> bool:
+    return name.startswith(f"{prefix}/")
+
+
+def _rows(pairs: Iterable[tuple[str, str]]) -> str:
+    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in pairs)
+    return f"<table>{rows}</table>" if rows else ""
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2024; --soft: #60646c; --edge: #d9d9e0; --back: #fcfcfd; --card: #fff;
+  --a: #0b68cb; --b: #cc4e00; --c: #18794e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #edeef0; --soft: #b0b4ba; --edge: #363a3f; --back: #111113;
+  --card: #18191b; --a: #70b8ff; --b: #ffa057; --c: #3dd68c; } }
+body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px; }
+h1 { margin: 0; font-size: 28px; } h2 { margin: 0 0 12px; font-size: 17px; } header p { margin: 0; color: var(--soft); }
+section { margin-top: 20px; padding: 16px 20px; background: var(--card); border: 1px solid var(--edge);
+  border-radius: 10px; }
+table { border-collapse: collapse; } th, td { padding: 3px 14px 3px 0; text-align: left; vertical-align: top;
+  font-variant-numeric: tabular-nums; } th { font-weight: 500; color: var(--soft); } .scroll { overflow-x: auto; }
+pre { overflow-x: auto; margin: 0; font-size: 13px; }
+figure { margin: 0; } figcaption { color: var(--soft); font-size: 13px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 18px; }
+svg { width: 100%; } svg text { fill: var(--soft); font-size: 10px; } polyline { fill: none; stroke-width: 1.5; }
+.axis { fill: none; stroke: var(--edge); }
+.line0 { color: var(--a); stroke: var(--a); fill: var(--a); } .line1 { color: var(--b); stroke: var(--b); fill: var(--b); }
+.line2 { color: var(--c); stroke: var(--c); fill: var(--c); }
+span.line0, span.line1, span.line2 { margin-left: 8px; }
+.samples { display: grid; gap: 14px; } img, video { max-width: 100%; image-rendering: pixelated; border-radius: 6px; }
+.matrix td { min-width: 30px; padding: 4px; text-align: center; }
+.matrix th span { writing-mode: vertical-rl; transform: rotate(180deg); } .matrix tr th:first-child { padding-right: 10px; }
+.hit { background: color-mix(in srgb, var(--c) calc(var(--share) * .7), transparent); }
+.miss { background: color-mix(in srgb, var(--b) calc(var(--share) * .7), transparent); }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 18px; }
+.clips video { width: 100%; } .right { color: var(--c); } .wrong { color: var(--b); }
+"""
