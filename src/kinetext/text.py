@@ -23,7 +23,7 @@ _TOKEN = re.compile(rf"[{_WIDE}]|[^\W\d_{_WIDE}]+(?:['’][^\W\d_{_WIDE}]+)*|\d|
 
 def normalised(text: str) -> str:
     """NFKC form, lower case: full-width digits and letters become the plain ones."""
-    return unicodedata.normalize("NFKC", text).casefold()
+    return unicodedata.normalize("NFKC", text).lower()
 
 
 def split(text: str, how: TokenizerName) -> list[str]:
@@ -54,9 +54,7 @@ class Tokenizer:
         self._ids = {token: i for i, token in enumerate(self.vocabulary)}
 
     @classmethod
-    def train(
-        cls, texts: Iterable[str], how: TokenizerName, *, max_tokens: int = 32, min_count: int = 1
-    ) -> Tokenizer:
+    def train(cls, texts: Iterable[str], how: TokenizerName, *, max_tokens: int = 32, min_count: int = 1) -> Tokenizer:
         """A vocabulary of every token seen at least ``min_count`` times, in sorted order."""
         counts = Counter(token for text in texts for token in split(text, how))
         known = sorted(token for token, count in counts.items() if count >= min_count)

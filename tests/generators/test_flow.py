@@ -1,0 +1,149 @@
+"""Rectified flow against closed forms: where the best network is known, so is every answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kinetext.generators.flow import Flow, patchify, unpatchify
+from kinetext.types import Features, Known
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def text(batch: int, width: int = 64) -> Features:
+    return Features(torch.randn(batch, 3, width, generator=rng(9)), torch.ones(batch, 3, dtype=torch.bool))
+
+
+class GaussianPosterior(nn.Module):
+    """E[x | z_t] for data N(0, s^2): t s^2 z / (t^2 s^2 + (1 - t)^2)."""
+
+    def __init__(self, s: float) -> None:
+        super().__init__()
+        self.s = s
+
+    def forward(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
+        t = t_BT[:, None, :, None, None]
+        return t * self.s**2 * z / (t**2 * self.s**2 + (1 - t) ** 2)
+
+
+def made_with(network: nn.Module, **options: Any) -> Flow:
+    flow = Flow(**options)
+    flow.network = network  # type: ignore[assignment]
+    return flow
+
+
+@pytest.mark.parametrize("s", [0.3, 1.0, 2.0])
+def test_the_sampler_carries_noise_to_the_data_distribution(s: float) -> None:
+    """The flow map of a Gaussian is a scaling by s, so every sample is s times its noise."""
+    shape = (2, 1, 4, 8, 8)
+    flow = made_with(GaussianPosterior(s), time_floor=1e-4)
+    made = flow.sample(shape, text(2), rng=rng(), steps=200, guidance=1.0)
+    torch.testing.assert_close(made, s * torch.randn(shape, generator=rng()), atol=2e-3, rtol=2e-3)
+
+
+def test_heun_is_second_order_and_euler_first() -> None:
+    shape = (1, 1, 1, 8, 8)
+    exact = 2.0 * torch.randn(shape, generator=rng())
+    errors: dict[tuple[str, int], float] = {}
+    for sampler in ("euler", "heun"):
+        flow = made_with(GaussianPosterior(2.0), sampler=sampler, time_floor=1e-4)
+        for steps in (20, 40):
+            made = flow.sample(shape, text(1), rng=rng(), steps=steps, guidance=1.0)
+            errors[sampler, steps] = float((made - exact).norm())
+    assert 1.7 < errors["euler", 20] / errors["euler", 40] < 2.4
+    assert errors["heun", 20] / errors["heun", 40] > 3
+    assert errors["heun", 20] < errors["euler", 40]
+
+
+def test_the_loss_of_a_network_that_returns_its_input() -> None:
+    """x_hat = z gives (z - x) / (1 - t) = e - x, whatever t: the loss is E|e - x|^2 = 1 + x^2."""
+
+    class Same(nn.Module):
+        def forward(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
+            return z
+
+    flow = made_with(Same(), time_floor=1e-6, history=0.0, independent=0.5)
+    target = torch.full((64, 1, 4, 16, 16), 0.5)
+    loss = flow.loss(target, text(64), player="model", rng=rng()).total
+    assert float(loss) == pytest.approx(1.25, abs=0.02)
+
+
+def test_guidance_extrapolates_from_no_text_and_only_in_its_interval() -> None:
+    class Label(nn.Module):
+        """Predicts 1 with text and 0 without."""
+
+        def forward(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
+            return cond.mask.any(1).float()[:, None, None, None, None].expand_as(z)
+
+    shape = (1, 1, 1, 2, 2)
+    flow = made_with(Label(), time_floor=1e-6)
+    for guidance in (0.0, 1.0, 3.0):
+        made = flow.sample(shape, text(1), rng=rng(), steps=4, guidance=guidance)
+        torch.testing.assert_close(made, torch.full(shape, guidance))
+    never = made_with(Label(), time_floor=1e-6, guidance_from=0.9, guidance_to=0.95)
+    torch.testing.assert_close(never.sample(shape, text(1), rng=rng(), steps=4, guidance=3.0), torch.ones(shape))
+
+
+def test_known_frames_stay_and_are_clean_to_the_network() -> None:
+    flow = Flow()
+    target = torch.randn(2, 1, 4, 8, 8, generator=rng(3))
+    mask = torch.tensor([[True, True, False, False], [False, False, False, True]])
+    seen: list[Tensor] = []
+    flow.network.register_forward_pre_hook(lambda module, args: seen.append(args[1].clone()))
+    made = flow.sample((2, 1, 4, 8, 8), text(2), rng=rng(), steps=3, guidance=1.0, known=Known(target, mask))
+    keep = mask[:, None, :, None, None].expand_as(target)
+    torch.testing.assert_close(made[keep], target[keep])
+    assert all(bool((t[mask] == 1).all()) and bool((t[~mask] < 1).all()) for t in seen)
+
+
+def test_a_clip_does_not_depend_on_its_batch_mates() -> None:
+    flow, cond = Flow(), text(3)
+    together = flow.sample((3, 1, 2, 4, 4), cond, rng=[rng(5), rng(6), rng(7)], steps=3, guidance=2.0)
+    alone = flow.sample((1, 1, 2, 4, 4), Features(cond.x[1:2], cond.mask[1:2]), rng=[rng(6)], steps=3, guidance=2.0)
+    torch.testing.assert_close(together[1:2], alone)
+
+
+def test_times_are_logit_normal_shared_or_one_per_frame_and_history_is_clean() -> None:
+    target = torch.zeros(4000, 1, 4, 2, 2)
+    shared, known = Flow(independent=0.0, history=0.0, time_mean=-1.0, time_std=0.5)._times(target, rng())
+    assert not known.any() and (shared == shared[:, :1]).all()
+    logits = shared[:, 0].logit()
+    assert float(logits.mean()) == pytest.approx(-1.0, abs=0.03) and float(logits.std()) == pytest.approx(0.5, abs=0.03)
+    own, _ = Flow(independent=1.0, history=0.0)._times(target, rng())
+    assert (own[:, 0] != own[:, 1]).all()
+    past, known = Flow(independent=0.0, history=1.0)._times(target, rng())
+    assert known[:, 0].all() and not known[:, -1].any() and (past[known] == 1).all() and (past[~known] < 1).all()
+    assert set(known.sum(1).tolist()) == {1, 2, 3}
+
+
+def test_patches_go_back_to_where_they_came_from() -> None:
+    z = torch.arange(2 * 3 * 2 * 4 * 6).reshape(2, 3, 2, 4, 6)
+    tokens = patchify(z, 2)
+    assert tokens.shape == (2, 2, 6, 12)
+    torch.testing.assert_close(tokens[0, 0, 1], z[0, :, 0, 0:2, 2:4].flatten())
+    torch.testing.assert_close(unpatchify(tokens, 2, (2, 3)), z)
+
+
+def test_learning_the_text_decides_the_clip() -> None:
+    """Two texts, two targets: after a short training each text samples its own."""
+    torch.manual_seed(0)
+    flow = Flow(dim=32, depth=2, heads=2, cond_dim=8, independent=0.0, history=0.0, cond_dropout=0.2)
+    x = torch.zeros(2, 1, 8)
+    x[0, 0, 0], x[1, 0, 1] = 3.0, 3.0
+    cond = Features(x.repeat(8, 1, 1), torch.ones(16, 1, dtype=torch.bool))
+    pattern = torch.randn(2, 1, 2, 4, 4, generator=rng(1))
+    optimizer = torch.optim.AdamW(flow.parameters(), 5e-3)
+    for step in range(150):
+        flow.loss(pattern.repeat(8, 1, 1, 1, 1), cond, player="model", rng=rng(step)).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    made = flow.sample((2, 1, 2, 4, 4), Features(cond.x[:2], cond.mask[:2]), rng=rng(7), steps=10, guidance=1.0)
+    right = (made - pattern).square().mean((1, 2, 3, 4))
+    wrong = (made - pattern.flip(0)).square().mean((1, 2, 3, 4))
+    assert (right < 0.25 * wrong).all()

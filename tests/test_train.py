@@ -1,0 +1,207 @@
+"""The loop: exact resume for every kind of task, real kills, budgets, early stops."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kinetext import train
+from kinetext.checkpoint import Run
+from kinetext.config import Recipe
+from kinetext.types import RunError
+
+DATA = """
+[data]
+name = "digits"
+clips = 24
+num_frames = 2
+"""
+FLOW = (
+    """
+[task]
+name = "text_to_video"
+steps = 2
+[encoders.text]
+name = "transformer"
+dim = 16
+depth = 1
+dropout = 0.1
+[codec]
+name = "autoencoder"
+width = 8
+latent_dim = 2
+[generator]
+name = "flow"
+dim = 16
+depth = 1
+"""
+    + DATA
+)
+CODEC = '[task]\nname = "reconstruction"\n[codec]\nname = "autoencoder"\nwidth = 8\n' + DATA
+READER = (
+    '[task]\nname = "classification"\nmodality_dropout = 0.3\n[encoders.text]\nname = "transformer"\ndim = 16\ndepth = 1\n'
+    '[encoders.video]\nname = "frame_cnn"\ndim = 16\nwidth = 4\ndepth = 1\nheads = 2\ndropout = 0.2\n'
+    '[fusion]\nname = "attention"\ndim = 16\nheads = 2\n' + DATA
+)
+TRAIN = ["train.batch=5", "train.accumulate=2", "train.warmup=2", "train.precision=fp32", "evaluate.samples=4"]
+
+
+def recipe(text: str, *overrides: str) -> Recipe:
+    return Recipe.parse(text, [*TRAIN, *overrides])
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {f"{f}/{k}": v for f in ("model", "ema") for k, v in load_file(run / f"{f}.safetensors").items()}
+
+
+def saved(run: Path) -> dict[str, list[dict[str, object]]]:
+    state = Run.open(run).load()
+    assert state is not None
+    return state.optimizers
+
+
+def assert_same(one: Path, two: Path) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    moments = [[o["state"] for o in saved(run)["model"]] for run in (one, two)]
+    torch.testing.assert_close(moments[0], moments[1], rtol=0, atol=0)
+    logged = [
+        [{k: v for k, v in r.items() if "second" not in k} for r in Run.open(run).history()] for run in (one, two)
+    ]
+    assert logged[0] == logged[1]
+
+
+@pytest.mark.parametrize("text", [FLOW, CODEC, READER], ids=["flow", "codec", "reader"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_four_steps_are_two_and_a_stop_and_two_with_other_workers(text: str, optimizer: str, tmp_path: Path) -> None:
+    # 24 clips and 10 a step: the stop is in the middle of the first epoch, the end in the second
+    options = [f"train.optimizer={optimizer}", "train.decay=constant", "train.log_every=1"]
+    train.start(recipe(text, *options, "train.steps=4"), tmp_path / "whole", quiet=True)
+    train.start(recipe(text, *options, "train.steps=2", "train.workers=1"), tmp_path / "parts", quiet=True)
+    more = (tmp_path / "parts" / "recipe.toml").read_text().replace("steps = 2\nmin", "steps = 4\nmin")
+    (tmp_path / "parts" / "recipe.toml").write_text(more.replace("workers = 1", "workers = 0"))
+    lines = [r for r in Run.open(tmp_path / "parts").history() if "train/loss" in r]  # without the early evaluation
+    (tmp_path / "parts" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    train.resume(tmp_path / "parts", quiet=True)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def command(*arguments: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "kinetext", "train", *arguments], env=environment, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(condition: Path, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while not condition.exists():
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < end, f"{condition} did not appear"
+        time.sleep(0.02)
+
+
+def test_a_run_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    made = recipe(FLOW, "train.steps=40", "train.save_every=3")
+    (tmp_path / "recipe.toml").write_text(made.to_toml())
+    killed = tmp_path / "killed"
+    process = command(str(tmp_path / "recipe.toml"), "--out", str(killed))
+    wait_for(killed / "resume.json", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    state = Run.open(killed).load()
+    assert state is not None and 0 < state.step < 40
+    process = command("--resume", str(killed))
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error.decode()
+    train.start(made, tmp_path / "whole", quiet=True)
+    first, second = weights(tmp_path / "whole"), weights(killed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_sigterm_saves_first_and_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(recipe(CODEC, "train.steps=100000", "train.save_every=2").to_toml())
+    run = tmp_path / "run"
+    process = command(str(tmp_path / "recipe.toml"), "--out", str(run))
+    wait_for(run / "resume.json", process)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    state = Run.open(run).load()
+    assert state is not None and process.returncode == 130
+    assert f"saved at step {state.step}" in error.decode() and "--resume" in error.decode()
+
+
+def test_a_wall_clock_budget_ends_the_run_and_brings_the_rate_down(tmp_path: Path) -> None:
+    began = time.monotonic()
+    options = ["train.steps=1000000", "train.minutes=0.05", "train.log_every=1"]
+    run = train.start(recipe(CODEC, *options), tmp_path / "run", quiet=True)
+    assert time.monotonic() - began < 30
+    rates = [r["train/lr"] for r in run.history() if "train/lr" in r]
+    assert rates[-1] < 0.2 * max(rates)
+
+
+def test_patience_stops_early_and_the_best_weights_stay(tmp_path: Path) -> None:
+    options = ["train.steps=200", "train.lr=1e-9", "train.eval_every=1", "train.patience=2", "train.ema=0"]
+    options += ["train.best=val/objects/exact_match"]
+    run = train.start(recipe(READER, *options), tmp_path / "run", quiet=True)
+    state = run.load()
+    assert state is not None and state.step == 3  # the first evaluation is the best, then two without improvement
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    options = ["train.steps=60", "train.lr=1e30", "train.clip=0", "train.warmup=0", "train.ema=0", "train.log_every=1"]
+    with pytest.raises(RunError, match="lower train.lr"):
+        train.start(recipe(CODEC, *options), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "resume.json").exists()
+
+
+def test_an_unknown_best_number_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"train.best: 'val/magic' is not measured here"):
+        train.start(recipe(CODEC, "train.steps=1", "train.best=val/magic"), tmp_path / "run", quiet=True)
+
+
+def test_a_full_run_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "keep.txt").write_text("mine")
+    with pytest.raises(RunError, match="not an empty folder"):
+        train.start(recipe(CODEC, "train.steps=1"), tmp_path, quiet=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["keep.txt"]
+
+
+def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:
+    done = []
+    thread = threading.Thread(
+        target=lambda: done.append(train.start(recipe(CODEC, "train.steps=1"), tmp_path / "run", quiet=True))
+    )
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_the_reader_learns_a_handful_of_clips(tmp_path: Path) -> None:
+    options = [
+        "train.steps=80",
+        "train.lr=3e-3",
+        "train.ema=0",
+        "data.clips=8",
+        "data.num_frames=4",
+        "train.batch=8",
+        "train.log_every=1",
+    ]
+    options += ["task.modality_dropout=0.0", "encoders.video.dropout=0.0", "train.accumulate=1"]
+    run = train.start(recipe(READER, *options), tmp_path / "run", quiet=True)
+    losses = [r["train/loss"] for r in run.history() if "train/loss" in r]
+    assert math.isfinite(losses[-1]) and losses[-1] < 0.5 * losses[0]
