@@ -51,7 +51,9 @@ def find(role: str, name: str) -> type[Any]:
     """
     registry = ROLES[role]
     if name not in registry:
-        raise RecipeError(f"{role}: no component {name!r}{suggest(name, registry)}; expected one of {joined(sorted(registry))}")
+        raise RecipeError(
+            f"{role}: no component {name!r}{suggest(name, registry)}; expected one of {joined(sorted(registry))}"
+        )
     return registry[name]
 
 
@@ -134,23 +136,34 @@ def start_weights(built: Task, recipe: Recipe, meta: Meta, open_run: Callable[[s
                 part = built.get_submodule(prefix)
             except AttributeError as error:
                 parts = sorted(name for name, _ in built.named_children())
-                raise RecipeError(f"init.{prefix}: no such part, expected task or one of {joined(parts)}") from error
+                raise RecipeError(f"init.{prefix}: no such part, expected task or one of {joined(sorted(parts))}") from error
         reads_text = prefix in ("task", "encoders", "encoders.text")
         if reads_text and run.meta.vocabulary != meta.vocabulary:
-            raise RecipeError(f"init.{prefix}: {source} has another vocabulary; its text encoder can't be continued here")
+            raise RecipeError(
+                f"init.{prefix}: {source} has another vocabulary; its text encoder can't be continued here"
+            )
         start = "" if prefix == "task" else f"{prefix}."
         weights = {k.removeprefix(start): v for k, v in run.weights().items() if k.startswith(start)}
         _load(part, weights, f"init.{prefix}: {source}")
 
 
-def train_batches(recipe: Recipe, meta: Meta, data: Dataset, *, rank: int = 0, ranks: int = 1) -> Callable[[int], Iterator[Batch]]:
+def train_batches(
+    recipe: Recipe, meta: Meta, data: Dataset, *, rank: int = 0, ranks: int = 1
+) -> Callable[[int], Iterator[Batch]]:
     """``batches(n)``: the training batches from number n on."""
     config, ready = recipe.train, collate(recipe, meta)
 
     def batches(start: int) -> Iterator[Batch]:
         return iter(
             train_loader(
-                data, ready, batch=config.batch, seed=config.seed, workers=config.workers, start=start, rank=rank, ranks=ranks
+                data,
+                ready,
+                batch=config.batch,
+                seed=config.seed,
+                workers=config.workers,
+                start=start,
+                rank=rank,
+                ranks=ranks,
             )
         )
 
@@ -194,10 +207,14 @@ class _Parts:
     def _encoder(self, modality: str, component: Component) -> Encoder:
         cls = find("encoders", component.name)
         if cls.modality != modality:
-            raise RecipeError(f"encoders.{modality}: {component.name} reads {cls.modality}, expected a {modality} encoder")
+            raise RecipeError(
+                f"encoders.{modality}: {component.name} reads {cls.modality}, expected a {modality} encoder"
+            )
         if modality == "text":
             if len(self.meta.vocabulary) <= 2:
-                raise RecipeError(f"encoders.text: the texts of data {self.recipe.data.name} are empty; is data.text the right column?")
+                raise RecipeError(
+                    f"encoders.text: the texts of data {self.recipe.data.name} are empty; is data.text the right column?"
+                )
             sizes = {"vocab": len(self.meta.vocabulary)}
         else:
             channels, frames, height, _ = self.shape()
@@ -208,16 +225,22 @@ class _Parts:
     def fusion(self, parts: Mapping[str, Encoder]) -> Fusion | None:
         if self.recipe.fusion is None:
             if len(parts) > 1:
-                raise RecipeError(f"fusion: missing, and {joined(parts)} must be joined; expected one of {joined(sorted(fusion.REGISTRY))}")
+                raise RecipeError(
+                    f"fusion: missing, and {joined(sorted(parts))} must be joined; expected one of {joined(sorted(fusion.REGISTRY))}"
+                )
             return None
         if len(parts) < 2:
-            raise RecipeError(f"fusion: {self.recipe.fusion.name} joins modalities, and only {joined(parts)} is encoded")
+            raise RecipeError(
+                f"fusion: {self.recipe.fusion.name} joins modalities, and only {joined(sorted(parts))} is encoded"
+            )
         made: Fusion = _make("fusion", self.recipe.fusion, {"dims": {k: e.dim for k, e in parts.items()}})
         return made
 
     def codec(self) -> Codec:
         if self.recipe.codec is None:
-            raise RecipeError(f"codec: missing; task {self.recipe.task.name} needs one of {joined(sorted(codecs.REGISTRY))}")
+            raise RecipeError(
+                f"codec: missing; task {self.recipe.task.name} needs one of {joined(sorted(codecs.REGISTRY))}"
+            )
         made: Codec = _make("codec", self.recipe.codec, {"channels": self.shape()[0]})
         _fits("codec", lambda: made.target_shape(self.shape()))
         return made
@@ -293,4 +316,6 @@ def open_run(name: str) -> Run:
     if (models / name / "recipe.toml").is_file():
         return Run.open(models / name)
     shipped = sorted(p.parent.name for p in models.glob("*/recipe.toml"))
-    raise RunError(f"{name}: neither a run folder nor a shipped model{suggest(name, shipped)}; shipped: {joined(shipped)}")
+    raise RunError(
+        f"{name}: neither a run folder nor a shipped model{suggest(name, shipped)}; shipped: {joined(shipped)}"
+    )

@@ -131,7 +131,9 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Reads safetensors; a missing or broken file is an error that names it."""
     try:
-        return {name: t.float() if t.dtype == torch.float16 else t for name, t in safetensors.torch.load_file(path).items()}
+        return {
+            name: t.float() if t.dtype == torch.float16 else t for name, t in safetensors.torch.load_file(path).items()
+        }
     except (OSError, safetensors.SafetensorError) as error:
         raise RunError(f"{path}: can't be read ({error})") from error
 
@@ -146,7 +148,9 @@ class Run:
     def create(cls, path: Path, recipe: Recipe, meta: Meta) -> Run:
         """Starts a run in a folder that is new or empty."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path}: exists and is not an empty folder; resume it with --resume, or choose another --out")
+            raise RunError(
+                f"{path}: exists and is not an empty folder; resume it with --resume, or choose another --out"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -43,12 +43,20 @@ class Meter:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
         self.board.close()
 
     def step(
-        self, step: int, progress: float, seconds: float, logged: Mapping[str, Mapping[str, Tensor]], lr: float, clips: int
+        self,
+        step: int,
+        progress: float,
+        seconds: float,
+        logged: Mapping[str, Mapping[str, Tensor]],
+        lr: float,
+        clips: int,
     ) -> None:
         """After every step; writes a record every ``log_every`` steps."""
         self.clips += clips

@@ -225,7 +225,9 @@ def _loop(
                 run.save(trainer.state())
             saved_at = time.monotonic()
         if stop.asked and not done:
-            raise Interrupted(f"stopped and saved at step {trainer.step}; go on with: kinetext train --resume {run.path}")
+            raise Interrupted(
+                f"stopped and saved at step {trainer.step}; go on with: kinetext train --resume {run.path}"
+            )
 
 
 def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool:

@@ -279,7 +279,9 @@ def _mnist(root: Path, split: str) -> tuple[Images, NDArray[np.int64]]:
     images = _idx(root, f"{part}-images-idx3-ubyte")
     classes = _idx(root, f"{part}-labels-idx1-ubyte")
     if images.ndim != 3 or images.shape[1:] != (DIGIT, DIGIT) or len(images) != len(classes):
-        raise DataError(f"root: {root} has images {images.shape} and labels {classes.shape}, expected (N, 28, 28) and (N,)")
+        raise DataError(
+            f"root: {root} has images {images.shape} and labels {classes.shape}, expected (N, 28, 28) and (N,)"
+        )
     return images, classes.astype(np.int64)
 
 

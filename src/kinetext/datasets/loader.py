@@ -110,12 +110,22 @@ def _labels(samples: Sequence[Sample], target: Target) -> Tensor:
         elif names is None:
             rows.append(torch.full((len(index),), float("nan")))
         else:
-            rows.append(torch.zeros(len(index)).index_fill_(0, torch.tensor([index[n] for n in names], dtype=torch.int64), 1.0))
+            rows.append(
+                torch.zeros(len(index)).index_fill_(0, torch.tensor([index[n] for n in names], dtype=torch.int64), 1.0)
+            )
     return torch.stack(rows)
 
 
 def train_loader(
-    data: Dataset, collate: Collate, *, batch: int, seed: int, workers: int, start: int = 0, rank: int = 0, ranks: int = 1
+    data: Dataset,
+    collate: Collate,
+    *,
+    batch: int,
+    seed: int,
+    workers: int,
+    start: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> DataLoader[Batch]:
     """Endless shuffled batches from batch number ``start`` on."""
     draws = Draws(len(data), batch, seed=seed, start=start, rank=rank, ranks=ranks)

@@ -27,9 +27,7 @@ class Transformer(Encoder):
 
     modality: Modality = "text"
 
-    def __init__(
-        self, *, vocab: int = 32, dim: int = 64, depth: int = 2, heads: int = 2, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, *, vocab: int = 32, dim: int = 64, depth: int = 2, heads: int = 2, dropout: float = 0.0) -> None:
         super().__init__()
         self.dim = dim
         self.embedding = nn.Embedding(vocab, dim)

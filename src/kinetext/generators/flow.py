@@ -181,12 +181,13 @@ class FlowTransformer(nn.Module):
         self.time = TimeEmbedding(dim)
         self.no_text = nn.Parameter(torch.randn(cond_dim) * 0.02)
         self.text = nn.Linear(cond_dim, dim)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        modulation = nn.Linear(dim, 6 * dim)
+        nn.init.normal_(modulation.weight, std=0.02)
+        nn.init.zeros_(modulation.bias)
+        self.modulation = nn.Sequential(nn.SiLU(), modulation)
         self.blocks = nn.ModuleList(ModulatedBlock(dim, heads, context_dim=cond_dim) for _ in range(depth))
         self.norm = RMSNorm(dim)
         self.out = nn.Linear(dim, channels * patch * patch)
-        nn.init.normal_(self.modulation[1].weight, std=0.02)
-        nn.init.zeros_(self.modulation[1].bias)
 
     def forward(self, z_BCTHW: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
         """``(B, C, T, H, W)``, times ``(B, T)``, text features -> clean estimate ``(B, C, T, H, W)``."""

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 
-
 def fold_frames(video: Tensor) -> Tensor:
     """``(B, C, T, H, W)`` -> ``(B*T, C, H, W)`` in channels-last memory."""
     frames = video.transpose(1, 2).flatten(0, 1)
