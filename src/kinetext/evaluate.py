@@ -109,10 +109,12 @@ class Reader:
         task = assemble.restore(run).to(on)
         if not isinstance(task, Classification) or "video" not in run.recipe.encoders:
             raise RecipeError(f"evaluate.reader: {name} is no classifier of video")
-        if run.meta.video_shape != meta.video_shape:
+        shape, made = run.meta.video_shape, meta.video_shape
+        if not shape or not made or (shape[0], *shape[2:]) != (made[0], *made[2:]) or shape[1] > made[1]:
             raise RecipeError(
-                f"evaluate.reader: {name} reads clips (C, T, H, W) of {run.meta.video_shape}, expected {meta.video_shape}"
+                f"evaluate.reader: {name} reads clips (C, T, H, W) of {shape}, expected {made} or fewer frames of it"
             )
+        self.frames = shape[1]
         self.columns: tuple[Target, ...] = tuple(t for t in task.targets if t in held_out.targets)
         if not self.columns:
             has, reads = joined([t.name for t in held_out.targets]), joined([t.name for t in task.targets])
@@ -147,8 +149,12 @@ class Reader:
 
     @torch.no_grad()
     def read(self, batch: Batch, video: Tensor, mask: Tensor) -> Prediction:
-        """What the reader sees in ``video (B, C, T, H, W)`` with ``mask (B, T)``; it is not shown the texts."""
-        shown = replace(batch, video=video, video_mask=mask).without("text")
+        """What the reader sees in ``video (B, C, T, H, W)`` with ``mask (B, T)``; it is not shown the texts.
+
+        A reader of fewer frames sees the middle ones of equal segments, as ``video.read_clip`` takes them.
+        """
+        index = ((torch.arange(self.frames, device=self.on) + 0.5) * video.shape[2] / self.frames).long()
+        shown = replace(batch, video=video[:, :, index], video_mask=mask[:, index]).without("text")
         with runtime.autocast(self.precision, self.on):
             return self.task.predict(shown, rng=runtime.rng(0, "read"))
 
