@@ -136,7 +136,9 @@ def start_weights(built: Task, recipe: Recipe, meta: Meta, open_run: Callable[[s
                 part = built.get_submodule(prefix)
             except AttributeError as error:
                 parts = sorted(name for name, _ in built.named_children())
-                raise RecipeError(f"init.{prefix}: no such part, expected task or one of {joined(sorted(parts))}") from error
+                raise RecipeError(
+                    f"init.{prefix}: no such part, expected task or one of {joined(sorted(parts))}"
+                ) from error
         reads_text = prefix in ("task", "encoders", "encoders.text")
         if reads_text and run.meta.vocabulary != meta.vocabulary:
             raise RecipeError(
@@ -256,6 +258,7 @@ class _Parts:
             )
         target = codec.target_shape(self.shape())
         made: Generator = _make("generator", self.recipe.generator, {"channels": target[0], "cond_dim": text.dim})
+        _fits("generator", lambda: made.check(target))
         return made
 
 

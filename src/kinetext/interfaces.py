@@ -67,6 +67,10 @@ class Generator(nn.Module, ABC):
     players: tuple[str, ...] = ("model",)
 
     @abstractmethod
+    def check(self, shape: Shape) -> None:
+        """Refuses, by a ValueError, a target shape (C', T', H', W') that it can't learn."""
+
+    @abstractmethod
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng) -> Losses: ...
 
     @abstractmethod

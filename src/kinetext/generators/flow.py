@@ -73,11 +73,28 @@ class Flow(Generator):
         shift: float = 1.0,
     ) -> None:
         super().__init__()
+        _legal("depth", depth, depth >= 1, ">= 1")
+        _legal("patch", patch, patch >= 1, ">= 1")
+        _legal("dim", dim, dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
+        _legal("time_std", time_std, time_std > 0, "> 0")
+        _legal("time_floor", time_floor, 0 < time_floor < 1, "in (0, 1)")
+        _legal("shift", shift, shift > 0, "> 0")
+        _legal("cond_dropout", cond_dropout, 0 <= cond_dropout <= 1, "in [0, 1]")
+        shares = min(independent, history) >= 0 and independent + history <= 1
+        _legal("independent + history", independent + history, shares, "shares that add up to at most 1")
         self.network = FlowTransformer(channels, cond_dim, dim, depth, heads, patch)
         self.time_mean, self.time_std, self.time_floor = time_mean, time_std, time_floor
         self.independent, self.history, self.cond_dropout = independent, history, cond_dropout
         self.sampler, self.shift = sampler, shift
         self.guidance_from, self.guidance_to = guidance_from, guidance_to
+
+    def check(self, shape: Shape) -> None:
+        """H and W must be multiples of ``patch``."""
+        patch = self.network.patch
+        if shape[2] % patch or shape[3] % patch:
+            raise ValueError(
+                f"patch: {patch}, expected a divisor of the target's height {shape[2]} and width {shape[3]}"
+            )
 
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng) -> Losses:
         """Mean squared velocity error over the frames that are not known."""
@@ -154,6 +171,11 @@ class Flow(Generator):
     def _velocity(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
         x_hat = self.network(z, t_BT, cond).float()
         return (x_hat - z) / (1 - _per_frame(t_BT)).clamp(min=self.time_floor)
+
+
+def _legal(name: str, value: float, holds: bool, legal: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}: {value}, expected {legal}")
 
 
 def _per_frame(x_BT: Tensor) -> Tensor:

@@ -1,0 +1,121 @@
+"""The composition root: sizes wired, impossible pairs refused before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kinetext import assemble, train
+from kinetext.config import Recipe
+from kinetext.interfaces import Task
+from kinetext.types import RecipeError, RunError
+
+FLOW = """
+[task]
+name = "text_to_video"
+[encoders.text]
+name = "transformer"
+dim = 16
+[codec]
+name = "autoencoder"
+width = 8
+latent_dim = 2
+[generator]
+name = "flow"
+dim = 16
+depth = 1
+[data]
+name = "digits"
+clips = 4
+num_frames = 2
+[train]
+steps = 1
+batch = 2
+"""
+READ = '[task]\nname = "classification"\n[encoders.video]\nname = "frame_cnn"\ndim = 16\nheads = 2\nwidth = 4\n[data]\nname = "digits"\nnum_frames = 2\n'
+
+
+def build(text: str, *overrides: str) -> Task:
+    recipe = assemble.resolve(Recipe.parse(text, overrides))
+    data = assemble.dataset(recipe)
+    return assemble.task(recipe, assemble.describe(recipe, data), data)
+
+
+def test_the_resolved_recipe_alone_builds_the_same_weights() -> None:
+    recipe = assemble.resolve(Recipe.parse(FLOW))
+    again = Recipe.parse(recipe.to_toml())
+    assert again == recipe == assemble.resolve(again)
+    one, two, other = build(FLOW), build(recipe.to_toml()), build(FLOW, "train.seed=1")
+    states = [t.state_dict() for t in (one, two, other)]
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+    assert any(not torch.equal(v, states[2][k]) for k, v in states[0].items())
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (FLOW, ["generator.name=flwo"], "no component 'flwo'.*did you mean 'flow'"),
+        (FLOW, ["generator.cond_dim=3"], "cond_dim: decided by the assembly"),
+        (FLOW, ["generator.depht=3"], "depht.*did you mean 'depth'"),
+        (FLOW, ["generator.depth=1.5"], "generator.depth"),
+        (FLOW, ["generator.patch=3"], "patch: 3, expected a divisor"),
+        (FLOW, ["generator.heads=3"], "even multiple of heads"),
+        (FLOW, ["codec.levels=7"], "multiples of 128"),
+        (
+            FLOW,
+            ["encoders.text.name=frame_cnn", "encoders.text.dim=16"],
+            "frame_cnn reads video, expected a text encoder",
+        ),
+        (FLOW, ["encoders.video.name=frame_cnn"], "task text_to_video takes text"),
+        (FLOW, ["data.num_frames=17"], "num_frames: 17, expected 1 to 16"),
+        (READ, ["fusion.name=concat"], "concat joins modalities, and only video is encoded"),
+        (READ, ["encoders.text.name=transformer"], "fusion: missing"),
+        (READ, ['task.targets=["magic"]'], "magic"),
+    ],
+)
+def test_impossible_recipes_are_refused_by_name(text: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(Exception, match=message) as caught:
+        build(text, *overrides)
+    assert type(caught.value).__name__ in ("RecipeError", "DataError")
+
+
+def test_codec_and_generator_must_be_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinetext.codecs.autoencoder.Autoencoder.kind", "tokens")
+    with pytest.raises(RecipeError, match="flow works on continuous targets, but codec autoencoder gives tokens ones"):
+        build(FLOW)
+
+
+def test_a_missing_part_is_named() -> None:
+    recipe = assemble.resolve(Recipe.parse(FLOW))
+    meta = assemble.describe(recipe, assemble.dataset(recipe))
+    for part in ("codec", "generator"):
+        with pytest.raises(RecipeError, match=f"{part}: missing"):
+            assemble.task(replace(recipe, **{part: None}), meta)
+
+
+def test_starting_weights_are_copied_and_must_fit(tmp_path: Path) -> None:
+    first = train.start(Recipe.parse(FLOW, ["train.seed=5", "train.ema=0"]), tmp_path / "first", quiet=True)
+    recipe = assemble.resolve(Recipe.parse(FLOW, [f"init.codec={first.path}"]))
+    meta = assemble.describe(recipe, assemble.dataset(recipe))
+    task = assemble.task(recipe, meta)
+    assemble.start_weights(task, recipe, meta, assemble.open_run)
+    given, got = first.weights(), task.state_dict()
+    assert all(torch.equal(got[k], given[k]) == k.startswith("codec.") or given[k].numel() < 64 for k in given)
+    wrong = Recipe.parse(FLOW, [f"init.generator={first.path}", "generator.dim=32"])
+    with pytest.raises(RecipeError, match="weights do not fit"):
+        assemble.start_weights(build(wrong.to_toml()), wrong, meta, assemble.open_run)
+    odd = replace(recipe, init={"magic": str(first.path)})
+    with pytest.raises(RecipeError, match=r"init\.magic: no such part"):
+        assemble.start_weights(task, odd, meta, assemble.open_run)
+    language = Recipe.parse(FLOW, [f"init.task={first.path}", 'data.languages=["en"]'])
+    english = assemble.describe(language, assemble.dataset(assemble.resolve(language)))
+    with pytest.raises(RecipeError, match="another vocabulary"):
+        assemble.start_weights(task, language, english, assemble.open_run)
+
+
+def test_an_unknown_model_is_named() -> None:
+    with pytest.raises(RunError, match="neither a run folder nor a shipped model"):
+        assemble.open_run("nowhere/at/all")
