@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -231,8 +231,10 @@ def data_show(
     from kinetext.apps import folders
 
     sheet = out or folder.with_name(f"{folder.resolve().name}.png")
-    _table(str(folder), ("file", "text", "labels", "split"), folders.show(folder, sheet, num))
-    typer.echo(sheet)
+    rows = folders.show(folder, sheet, num)
+    _table(str(folder), ("file", "text", "labels", "split"), rows)
+    if any(file for file, *_ in rows):
+        typer.echo(sheet)
 
 
 def main() -> None:
@@ -260,7 +262,14 @@ def _say(message: str) -> None:
     typer.echo(f"kinetext: {message}", err=True)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     if category.__module__.startswith("kinetext."):
         _say(f"warning: {message}")
     else:

@@ -241,7 +241,6 @@ class Pipeline:
             channels=shape[0],
             fit=args.get("fit", "crop"),
             clip_seconds=args.get("clip_seconds") or None,
-            fps=args.get("fps") or None,
         )
 
     def _precision(self) -> Literal["bf16", "fp32"]:

@@ -1,0 +1,130 @@
+"""Datasets as folders of files: write a made-up one, look at any."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from kinetext import manifest, video
+from kinetext.config import Recipe, check_args, suggest
+from kinetext.datasets.digits import Digits
+from kinetext.interfaces import Dataset
+from kinetext.types import DataError, Sample, joined
+
+Progress = Callable[[int, int], None]  # how many are done, of how many
+
+_MADE = {"digits": Digits}
+_DECIDED = frozenset({"clips", "split"})  # by the command itself
+_FRAMES, _SIDE = 8, 96  # of a clip on a contact sheet: frames, and their pixels
+
+
+def make(name: str, folder: Path, clips: int, options: Sequence[str] = (), progress: Progress | None = None) -> None:
+    """Writes a made-up dataset as a VideoFolder: clips/*.mp4 and metadata.csv; a fifth of it is the val split.
+
+    Args:
+        name: such as "digits".
+        folder: new or empty; it appears when everything is written.
+        clips: in all, 2 to 1,000,000.
+        options: of the dataset, such as "languages=['en']".
+
+    Raises:
+        DataError: no such dataset, a folder with something in it, or one that can't be written.
+        RecipeError: an option that is not legal.
+    """
+    if name not in _MADE:
+        raise DataError(f"dataset: {name!r} can't be made{suggest(name, _MADE)}; expected one of {joined(list(_MADE))}")
+    if not 2 <= clips <= 1_000_000:
+        raise DataError(f"clips: {clips}, expected 2 to 1,000,000")
+    cls, val = _MADE[name], max(1, clips // 5)
+    asked = Recipe.parse(f'task.name = "none"\ndata.name = "{name}"', [f"data.{option}" for option in options])
+    args = check_args("data", cls, asked.data.args, _DECIDED)
+    parts: dict[str, Dataset] = {
+        "train": cls(**args, split="train", clips=clips - val),
+        "val": cls(**args, split="val", clips=val),
+    }
+    with _new_folder(folder) as fresh:
+        _write(fresh, parts, clips, progress)
+
+
+def show(folder: Path, sheet: Path, num: int) -> list[tuple[str, str, str, str]]:
+    """Writes a picture of ``num`` rows spread over a table, a row of frames for each clip, from left to right.
+
+    Args:
+        sheet: a PNG.
+        num: 1 to 200.
+
+    Returns:
+        File, text, labels and split of these rows.
+
+    Raises:
+        DataError: the table or a clip can't be read.
+    """
+    if not 1 <= num <= 200:
+        raise DataError(f"num: {num}, expected 1 to 200")
+    rows = manifest.load(folder).rows
+    chosen = [rows[i * len(rows) // min(num, len(rows))] for i in range(min(num, len(rows)))]
+    clips = [
+        video.read_clip(folder / row.file, num_frames=_FRAMES, size=_SIDE, start=row.start, end=row.end, fit="pad")
+        for row in chosen
+        if row.file
+    ]
+    if clips:
+        # (B, C, T, H, W) -> (C, B H, T W)
+        picture = torch.stack(clips).permute(1, 0, 3, 2, 4).reshape(3, len(clips) * _SIDE, _FRAMES * _SIDE)
+        video.write_png(sheet, picture)
+    return [(row.file or "", row.text or "", _labels(row.labels), row.split) for row in chosen]
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in labels.items())
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``folder`` when the block ends well, and goes away when it does not."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists and is not an empty folder; choose another")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    except OSError as error:
+        raise DataError(f"{folder}: can't be made ({error})") from error
+    try:
+        yield fresh
+        fresh.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        os.replace(fresh, folder)
+    except OSError as error:
+        raise DataError(f"{folder}: can't be written ({error})") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write(folder: Path, parts: Mapping[str, Dataset], clips: int, progress: Progress | None) -> None:
+    (folder / "clips").mkdir()
+    columns = [target.name for target in parts["train"].targets]
+    done = 0
+    with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "text", "split", *columns])
+        for split, data in parts.items():
+            for index in range(len(data)):
+                sample = data[index]
+                name = f"clips/{done:06}.mp4"
+                _save(folder / name, sample, data.fps)
+                labels = [manifest.SEPARATOR.join(sample.labels.get(column, ())) for column in columns]
+                table.writerow([name, sample.text or "", split, *labels])
+                done += 1
+                if progress:
+                    progress(done, clips)
+
+
+def _save(path: Path, sample: Sample, fps: float) -> None:
+    assert sample.video is not None
+    video.write(path, sample.video, fps=fps)
