@@ -1,0 +1,117 @@
+"""Every recipe parses, resolves, and trains for two steps at a tiny size; those that build on others build on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kinetext import assemble
+from kinetext.checkpoint import Run
+from kinetext.config import Recipe
+from kinetext.train import start
+from kinetext.types import RecipeError
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "recipes"
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.toml"))
+RUNS = Path("runs")  # where recipes look for the runs that they start from: runs/NAME is recipes/NAME.toml trained
+
+TINY = (
+    "train.steps=2", "train.minutes=0", "train.batch=2", "train.accumulate=1", "train.workers=0", "train.warmup=0",
+    "train.compile=false", "train.eval_every=0", "train.sample_every=0", "train.save_every=0", "train.log_every=1",
+    "evaluate.samples=2", "evaluate.batch=2",
+)  # fmt: skip
+# what makes a part small; only options that the recipe's part has are taken
+SMALL = {
+    "generator": {"dim": 16, "depth": 1, "heads": 2},
+    "codec": {"width": 8},
+    "encoders.text": {"dim": 16, "depth": 1, "heads": 2},
+    "encoders.video": {"dim": 16, "width": 8, "depth": 1, "heads": 2},
+    "fusion": {"dim": 16, "heads": 2},
+    "task": {"steps": 1},
+}
+
+
+def overrides(recipe: Recipe) -> list[str]:
+    """What makes a recipe tiny, and takes it from MNIST to the digits that ship with scikit-learn."""
+    found = list(TINY)
+    encoders = {f"encoders.{modality}": part for modality, part in recipe.encoders.items()}
+    parts = {"task": recipe.task, "generator": recipe.generator, "codec": recipe.codec, "fusion": recipe.fusion}
+    for where, part in {**parts, **encoders}.items():
+        known = assemble.resolve(recipe)  # with every default spelled out
+        if part is None or where not in SMALL:
+            continue
+        args = known.encoders[where.split(".")[1]].args if "." in where else getattr(known, where).args
+        found += [f"{where}.{option}={value}" for option, value in SMALL[where].items() if option in args]
+    if recipe.data.name == "digits":
+        found += ['data.root=""', "data.clips=4"]
+    if recipe.data.name == "folder":
+        found += [f'data.root="{ROOT / str(recipe.data.args["root"])}"']
+    return found
+
+
+def needs(recipe: Recipe) -> Path | None:
+    """The data folder that a recipe needs and that is not there."""
+    if recipe.data.name != "folder":
+        return None
+    root = ROOT / str(recipe.data.args["root"])
+    return None if root.is_dir() else root
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run]:
+    """Trains a recipe in tmp_path, after those that it starts from."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(name: str) -> Run:
+        recipe = Recipe.load(FOLDER / f"{name}.toml")
+        for source in recipe.init.values():
+            if Path(source).parent == RUNS and not Path(source).exists():
+                train(Path(source).name)
+        return start(recipe.changed(overrides(recipe)), RUNS / name, quiet=True)
+
+    return train
+
+
+def test_there_are_recipes() -> None:
+    assert {"digits", "digits_codec", "digits_images", "digits_reader", "exercises_fused"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_resolves(name: str) -> None:
+    recipe = assemble.resolve(Recipe.load(FOLDER / f"{name}.toml"))
+    assert assemble.resolve(Recipe.parse(recipe.to_toml())) == recipe
+    for source in recipe.init.values():
+        assert Path(source).parent == RUNS, "a recipe starts from the run of another recipe"
+        assert Path(source).name in RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_first_line_says_what_for_and_how(name: str) -> None:
+    """A recipe begins with what it is for, and the command that trains it."""
+    about, command = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()[:2]
+    assert about.startswith("# ")
+    assert command.startswith(f"# kinetext train recipes/{name}.toml")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_trains_two_steps(name: str, trained: Callable[[str], Run]) -> None:
+    missing = needs(Recipe.load(FOLDER / f"{name}.toml"))
+    if missing:
+        pytest.skip(f"the data of this recipe is not here: no folder {missing}")
+    run = trained(name)
+    steps = [record for record in run.history() if "train/loss" in record]
+    assert [record["step"] for record in steps] == [1, 2]
+    assert all(math.isfinite(record["train/loss"]) for record in steps)
+    again = Run.open(run.path)
+    assert again.recipe == run.recipe
+    assemble.restore(again)
+
+
+def test_an_unknown_option_is_refused() -> None:
+    recipe = Recipe.load(FOLDER / "digits.toml", ["generator.dpeth=3"])
+    with pytest.raises(RecipeError, match=r"generator\.dpeth.*did you mean 'depth'"):
+        assemble.resolve(recipe)
