@@ -300,7 +300,9 @@ def _upright(
         width, height = resized
     if transposed:
         width, height = height, width
-    image = scale.reformat(frame, width=width, height=height, format="rgb24", interpolation=_QUALITY).to_ndarray()
+    image = scale.reformat(
+        frame, width=width, height=height, format="rgb24", interpolation=_QUALITY, threads=1
+    ).to_ndarray()
     if transposed:
         image = image.transpose(1, 0, 2)
     image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]

@@ -1,0 +1,111 @@
+"""Train, val and test without leaks: made once, written beside the table, read back ever after."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from kinetext.manifest.table import SPLITS, Manifest, Row, Split
+from kinetext.runtime import seed_of, whole_file
+from kinetext.types import DataError, joined
+
+SPLIT_TABLE = "splits.csv"
+_HEADER = ("file_name", "row", "group", "split")
+
+
+def with_splits(manifest: Manifest, *, seed: int, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Manifest:
+    """The manifest with a split for every row.
+
+    The table's own ``split`` column comes first, then the ``splits.csv`` beside the table; where there is neither, a
+    split is made and written there, so that it stays. Groups are never divided; a row without one counts as the
+    group of its file, or of its text.
+
+    Args:
+        manifest: of all rows.
+        seed: of the split that is made; a split that is already written down stays as it is.
+        fractions: of the rows, for train, val and test; they sum to 1, and 0 leaves a split out.
+
+    Raises:
+        DataError: there are too few groups, ``splits.csv`` belongs to other rows, or it can't be written.
+    """
+    if "split" in manifest.columns:
+        return manifest
+    path = manifest.path.with_name(SPLIT_TABLE)
+    if path.exists():
+        splits = _stored(path, manifest)
+    else:
+        splits = _divided(manifest, seed, fractions)
+        _store(path, manifest, splits)
+    rows = tuple(replace(row, split=split) for row, split in zip(manifest.rows, splits, strict=True))
+    return replace(manifest, rows=rows)
+
+
+def _group(row: Row) -> str:
+    return row.group or row.file or row.text or ""
+
+
+def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float]) -> list[Split]:
+    """Largest groups first, ties in an order drawn by ``seed``, each to the split that lacks most rows.
+
+    The result depends on the groups and their sizes only, not on labels or on the order of rows.
+    """
+    if abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
+        raise DataError(f"fractions: {joined(fractions)}, expected three numbers, 0 or more, that sum to 1")
+    sizes = Counter(_group(row) for row in manifest.rows)
+    lacks = {split: part * len(manifest.rows) for split, part in zip(SPLITS, fractions, strict=True) if part > 0}
+    if len(sizes) < len(lacks):
+        raise DataError(
+            f"{manifest.path}: {len(sizes)} groups can't be divided into {joined(list(lacks))}; "
+            "add groups, or a split column of your own"
+        )
+    order = sorted(sizes, key=lambda group: (-sizes[group], seed_of(seed, "split", group)))
+    chosen: dict[str, Split] = {}
+    empty = list(lacks)
+    for left, group in zip(range(len(order), 0, -1), order, strict=True):
+        split = max(empty if left == len(empty) else lacks, key=lambda s: lacks[s])  # no split stays empty
+        chosen[group] = split
+        empty = [other for other in empty if other != split]
+        lacks[split] -= sizes[group]
+    return [chosen[_group(row)] for row in manifest.rows]
+
+
+def _store(path: Path, manifest: Manifest, splits: list[Split]) -> None:
+    try:
+        with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(_HEADER)
+            for row, split in zip(manifest.rows, splits, strict=True):
+                table.writerow((*_name(row), split))
+    except OSError as error:
+        raise DataError(
+            f"{path}: the split can't be written down ({error.strerror or error}); make the folder writable, add a "
+            f"split column to {manifest.path.name}, or copy {manifest.path.name} to a writable folder and name the "
+            "copy in manifest"
+        ) from error
+
+
+def _name(row: Row) -> tuple[str, str, str]:
+    return row.file or "", str(row.number), _group(row)
+
+
+def _stored(path: Path, manifest: Manifest) -> list[Split]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = list(csv.reader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: can't be read ({error}); delete it to make a new split") from error
+    expected = [_name(row) for row in manifest.rows]
+    if tuple(header) != _HEADER or any(len(line) != len(_HEADER) or line[3] not in SPLITS for line in lines):
+        raise DataError(f"{path}: expected the columns {joined(_HEADER)}; delete it to make a new split")
+    found = [(line[0], line[1], line[2]) for line in lines]
+    if found != expected:
+        changed = [e for f, e in zip(found, expected, strict=False) if f != e]
+        where = f"row {changed[0][1]}" if changed else f"{len(found)} rows there, {len(expected)} here"
+        raise DataError(
+            f"{path}: no longer fits {manifest.path.name} (first difference: {where}); bring the old table back, or "
+            f"delete {path.name} to make a new split, which is not comparable with the old one"
+        )
+    return [cast("Split", line[3]) for line in lines]
