@@ -18,10 +18,10 @@ from kinetext.types import Features, Modality, RecipeError
 class FrameCNN(Encoder):
     """Reads each frame by itself, keeps where things are, and joins the frames over time.
 
-    A residual network per frame (He et al. 2016, "Identity Mappings in Deep Residual Networks") with
-    the channel-wise layer norm of ConvNeXt (Liu et al. 2022, section 2.6), which needs no running
-    statistics. Its last small grid is flattened, not averaged, so a frame's vector says what is seen
-    and where; transformer blocks over the frames can then tell how it moves.
+    A residual network per frame (He et al. 2016, "Identity Mappings in Deep Residual Networks"). Its
+    last small grid is flattened, not averaged, so a frame's vector says what is seen and where;
+    transformer blocks over the frames can then tell how it moves. Batch norm takes its statistics from
+    real frames alone.
 
     Args:
         channels: of the video, >= 1 (decided by the assembly).
@@ -73,7 +73,8 @@ class FrameCNN(Encoder):
         self.time: nn.Parameter | None = None
         self.blocks = nn.ModuleList()
         if temporal == "attention":
-            self.time = nn.Parameter(sinusoidal(torch.arange(num_frames), dim))
+            # smaller than the frame vectors, so that what is seen is heard from the first step on
+            self.time = nn.Parameter(0.2 * sinusoidal(torch.arange(num_frames), dim))
             self.blocks.extend(Block(dim, heads, dropout=dropout) for _ in range(depth))
         self.norm = RMSNorm(dim)
 
@@ -81,10 +82,7 @@ class FrameCNN(Encoder):
         """Video ``(B, C, T, H, W)`` in [-1, 1] and mask ``(B, T)`` -> Features ``(B, T or 1, dim)``."""
         self._check(x)
         batch, frames = mask.shape
-        # what stands at masked positions may be anything, NaN too, and 0 * NaN is NaN
-        x = x.masked_fill(~mask[:, None, :, None, None], 0.0)
-        grid = self.stages(fold_frames(x))
-        h = self.dropout(self.project(grid.flatten(1))).unflatten(0, (batch, frames))
+        h = self._frames(fold_frames(x), mask.flatten()).unflatten(0, (batch, frames))
         if self.time is None:
             mean = Features(h, mask).pooled()
             some = mask.any(1, keepdim=True)
@@ -93,6 +91,18 @@ class FrameCNN(Encoder):
         for block in self.blocks:
             h = block(h, mask)
         return Features(self.norm(h).masked_fill(~mask.unsqueeze(-1), 0.0), mask)
+
+    def _frames(self, frames: Tensor, real: Tensor) -> Tensor:
+        """Frames ``(N, C, H, W)`` -> vectors ``(N, dim)``, zeros where a frame is not real.
+
+        Only real frames are looked at: what is absent must not enter the statistics of the batch.
+        """
+        if real.all():
+            return self.dropout(self.project(self.stages(frames).flatten(1)))
+        h = torch.zeros(len(frames), self.dim, device=frames.device)
+        if real.any():
+            h[real] = self.dropout(self.project(self.stages(frames[real]).flatten(1))).to(h.dtype)
+        return h
 
     def _check(self, video: Tensor) -> None:
         channels, num_frames, size = self.expected
@@ -104,21 +114,14 @@ class FrameCNN(Encoder):
             )
 
 
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of ``(B, C, H, W)``; nearly free in channels-last memory."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 class Residual(nn.Module):
     """Norm, SiLU, 3x3 convolution, twice, plus the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            ChannelNorm(width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
-            ChannelNorm(width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,4 +134,4 @@ def _stages(channels: int, width: int, stages: int) -> list[nn.Module]:
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1)]
     for stage in range(2, stages + 1):
         layers += [nn.Conv2d(width * (stage - 1), width * stage, 3, stride=2, padding=1), Residual(width * stage)]
-    return [*layers, ChannelNorm(width * stages), nn.SiLU()]
+    return [*layers, nn.BatchNorm2d(width * stages), nn.SiLU()]
