@@ -94,8 +94,8 @@ def _attend(q: Tensor, keys: list[Tensor], values: list[Tensor], mask_BM: Tensor
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, legal: Tensor | None) -> Tensor:
     """``softmax(q k^T / sqrt(E)) v`` (Vaswani et al. 2017, eq. 1); ``legal`` is broadcast, True = attend.
 
-    PyTorch's fused kernel, except in training on a processor: there its backward pass is several times
-    slower than two matrix products around a softmax (LOG.md, "Attention on a processor").
+    PyTorch's fused kernel, except in training on a processor: there its backward pass over short sequences
+    is several times slower than two matrix products around a softmax (LOG.md, "Attention on a processor").
     """
     if q.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=legal)
