@@ -120,9 +120,18 @@ def test_images_and_stride() -> None:
 
 def test_validation_images_are_never_trained_on() -> None:
     train, val = Digits(), Digits(split="val")
-    as_bytes = {image.tobytes() for image in train.images}
-    assert sum(image.tobytes() in as_bytes for image in val.images) == 0
-    assert len(train.images) + len(val.images) == 1797
+    trained, held_out = train.hands[0].images, val.hands[0].images
+    as_bytes = {image.tobytes() for image in trained}
+    assert sum(image.tobytes() in as_bytes for image in held_out) == 0
+    assert len(trained) + len(held_out) == 1797
+
+
+def test_two_hands_are_mixed_in_the_share_asked_for(squares: str) -> None:
+    samples = Digits(root=squares, clips=300, digits=(1,), num_frames=1, builtin=0.25).__getitems__(range(300))
+    flat = [s for s in samples if s.video is not None and len(s.video.unique()) == 2]  # a square: black and one gray
+    assert 0.68 < len(flat) / 300 < 0.82
+    same = Digits(root=squares, clips=300, digits=(1,), num_frames=1)
+    assert [s.text for s in same.__getitems__(range(9))] == [s.text for s in samples[:9]]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +141,7 @@ def test_validation_images_are_never_trained_on() -> None:
         ({"digits": (3,)}, "digits: \\[3\\], expected one or both of 1, 2"),
         ({"languages": ()}, "languages: none"),
         ({"clips": 0}, "clips: 0"),
+        ({"builtin": 1.5}, "builtin: 1.5, expected 0 to 1"),
         ({"root": "/nowhere"}, "no train-images-idx3-ubyte"),
     ],
 )

@@ -93,6 +93,8 @@ class Digits(Dataset):
         languages: of the captions, from {"en", "zh"}.
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
+        builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
+            models that should know both hands.
         seed: of the world.
     """
 
@@ -107,6 +109,7 @@ class Digits(Dataset):
         languages: tuple[Language, ...] = ("en", "zh"),
         num_frames: int = FRAMES,
         stride: int = 1,
+        builtin: float = 0.0,
         seed: int = 0,
     ) -> None:
         _between("clips", clips, 1, 2**40)
@@ -116,8 +119,12 @@ class Digits(Dataset):
             raise DataError(f"digits: {list(digits)}, expected one or both of 1, 2")
         if not languages:
             raise DataError("languages: none, expected one or both of en, zh")
-        self.images, self.classes = _images(root, split)
-        self.of_class = [np.flatnonzero(self.classes == d) for d in range(10)]
+        if not 0 <= builtin <= 1:
+            raise DataError(f"builtin: {builtin}, expected 0 to 1")
+        self.hands = [_Hand(*_images(root, split))]
+        self.builtin = builtin
+        if builtin:
+            self.hands.append(_Hand(*_images("", split)))
         self.clips, self.digits, self.languages = clips, digits, languages
         self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
@@ -183,15 +190,18 @@ class Digits(Dataset):
             still = lanes[:, place][:, None].repeat(self.num_frames, 1)
             x = np.where(motion[:, None] == 0, moving, still)
             y = np.where(motion[:, None] == 0, still, moving)
-            images = self._pick(digit[rows], dice.uniform(f"image{place}")[rows])
+            images = self._pick(dice, place, digit)[rows]
             _paste(video, rows, images, x[rows], y[rows])
         return video
 
-    def _pick(self, digits: NDArray[np.intp], uniform: NDArray[np.float64]) -> Images:
-        """One handwritten image of each digit."""
-        pools = [self.of_class[d] for d in digits]
-        chosen = [pool[int(u * len(pool))] for pool, u in zip(pools, uniform, strict=True)]
-        return self.images[np.array(chosen, dtype=np.intp)]
+    def _pick(self, dice: _Dice, place: int, digits: NDArray[np.intp]) -> Images:
+        """One handwritten image of each digit ``(N, 28, 28)``."""
+        chosen = self.hands[0].pick(digits, dice.uniform(f"image{place}"))
+        if not self.builtin:
+            return chosen
+        other = self.hands[1].pick(digits, dice.uniform(f"image{place}"))
+        take = dice.uniform(f"hand{place}") < self.builtin
+        return np.where(take[:, None, None], other, chosen)
 
     def _caption(self, dice: _Dice, row: int, objects: NDArray[np.intp]) -> str:
         language = self.languages[dice.below("language", len(self.languages))[row]]
@@ -199,6 +209,25 @@ class Digits(Dataset):
         phrase = phrases[dice.below("phrase", len(phrases))[row]]
         said = [phrase.format(d=o // 2, m=_MOTION_WORDS[language][o % 2]) for o in objects]
         return joints[dice.below("joint", len(joints))[row]].join(said)
+
+
+class _Hand:
+    """Handwritten images by class.
+
+    Args:
+        images: ``(N, 28, 28)`` uint8.
+        classes: ``(N,)`` digits.
+    """
+
+    def __init__(self, images: Images, classes: NDArray[np.int64]) -> None:
+        self.images = images
+        self.places = [np.flatnonzero(classes == digit) for digit in range(10)]
+
+    def pick(self, digits: NDArray[np.intp], uniform: NDArray[np.float64]) -> Images:
+        """The image at ``uniform`` in [0, 1) of each digit's images."""
+        pools = [self.places[digit] for digit in digits]
+        chosen = [pool[int(u * len(pool))] for pool, u in zip(pools, uniform, strict=True)]
+        return self.images[np.array(chosen, dtype=np.intp)]
 
 
 class _Dice:
