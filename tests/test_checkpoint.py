@@ -66,7 +66,7 @@ def test_the_best_weights_are_used_then_the_average_then_the_newest(tmp_path: Pa
 def test_packed_runs_are_half_precision_and_read_as_float32(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     run.save(state(4))
-    packed = pack(run, tmp_path / "packed")
+    packed = pack(run, tmp_path / "packed", run.recipe)
     assert sorted(p.name for p in (tmp_path / "packed").iterdir()) == ["meta.json", "model.safetensors", "recipe.toml"]
     assert packed.weights()["w"].dtype == torch.float32 and torch.equal(packed.weights()["w"], run.weights()["w"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,6 +73,18 @@ def resolve(recipe: Recipe) -> Recipe:
         codec=recipe.codec and whole("codec", recipe.codec),
         generator=recipe.generator and whole("generator", recipe.generator),
     )
+
+
+def with_data(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A trained run's recipe, with changes to its sections data and evaluate.
+
+    Raises:
+        RecipeError: a change to another section: the weights belong to the recipe as it is.
+    """
+    for override in overrides:
+        if not override.startswith(("data.", "evaluate.")):
+            raise RecipeError(f"override {override!r}: only data and evaluate of a trained run can be changed")
+    return resolve(recipe.changed(overrides)) if overrides else recipe
 
 
 def dataset(recipe: Recipe, split: str = "train") -> Dataset:

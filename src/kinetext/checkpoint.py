@@ -264,9 +264,9 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def pack(run: Run, folder: Path, *, dtype: torch.dtype | None = torch.float16) -> Run:
-    """Writes a small copy of a run to share: recipe, meta, card and the weights in use."""
-    packed = Run.create(folder, run.recipe, run.meta)
+def pack(run: Run, folder: Path, recipe: Recipe, *, dtype: torch.dtype | None = torch.float16) -> Run:
+    """Writes a small copy of a run to share: ``recipe``, and the run's meta, card and weights in use."""
+    packed = Run.create(folder, recipe, run.meta)
     write_weights(folder / "model.safetensors", run.weights(), dtype)
     card = run.path / "README.md"
     if card.is_file():

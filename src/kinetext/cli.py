@@ -196,12 +196,16 @@ def demo(
 def pack(
     run: RunName,
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    changes: Changes = None,
     full: Annotated[bool, typer.Option("--full", help="Keep full precision instead of 16 bits.")] = False,
 ) -> None:
-    """Write a small copy of a run, to share or to ship: best weights, recipe, card."""
+    """Write a small copy of a run, to share or to ship: best weights, recipe, card.
+
+    Changes to the sections data and evaluate go into the copy's recipe: data.root="" forgets a folder of yours.
+    """
     from kinetext.pipeline import pack
 
-    typer.echo(pack(run, folder, half=not full))
+    typer.echo(pack(run, folder, changes or (), half=not full))
 
 
 @data.command("make")

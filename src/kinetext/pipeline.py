@@ -302,10 +302,15 @@ def reproduce(path: Path | str, model: str | Path | None = None, device: str | N
     return Reproduction(clip, difference, tuple(notes))
 
 
-def pack(name: str | Path, folder: Path, *, half: bool = True) -> Path:
-    """Writes a small copy of a run to share: recipe, meta, card and the best weights, as float16 or as they are."""
+def pack(name: str | Path, folder: Path, overrides: Sequence[str] = (), *, half: bool = True) -> Path:
+    """Writes a small copy of a run to share: recipe, meta, card and the best weights, as float16 or as they are.
+
+    Args:
+        overrides: of the copy's sections data and evaluate, such as 'data.root=""'.
+    """
     run = assemble.open_run(str(name))
-    return checkpoint.pack(run, folder, dtype=torch.float16 if half else None).path
+    recipe = assemble.with_data(run.recipe, overrides)
+    return checkpoint.pack(run, folder, recipe, dtype=torch.float16 if half else None).path
 
 
 def outputs(path: Path, num: int) -> list[Path]:
