@@ -83,7 +83,7 @@ def with_data(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """
     for override in overrides:
         if not override.startswith(("data.", "evaluate.")):
-            raise RecipeError(f"override {override!r}: only data and evaluate of a trained run can be changed")
+            raise RecipeError(f"override {override!r}: only data and evaluate can be changed in a trained run")
     return resolve(recipe.changed(overrides)) if overrides else recipe
 
 
