@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from kinetext import train
 from kinetext.checkpoint import Run
 from kinetext.config import Recipe
-from kinetext.types import RunError
+from kinetext.types import RecipeError, RunError
 
 DATA = """
 [data]
@@ -179,6 +179,12 @@ def test_a_full_run_folder_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not an empty folder"):
         train.start(recipe(CODEC, "train.steps=1"), tmp_path, quiet=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["keep.txt"]
+
+
+def test_compiling_without_a_compiler_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RecipeError, match=r"train.compile: true, but there is no C\+\+ compiler"):
+        train.start(recipe(CODEC, "train.steps=1", "train.compile=true"), tmp_path / "run", quiet=True)
 
 
 def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +23,7 @@ from kinetext.config import Recipe, TrainConfig
 from kinetext.evaluate import Judge
 from kinetext.interfaces import Dataset, Task
 from kinetext.progress import Meter
-from kinetext.types import Batch, KinetextError, Losses, RunError
+from kinetext.types import Batch, KinetextError, Losses, RecipeError, RunError
 
 Batches = Callable[[int], Iterator[Batch]]
 Validate = Callable[[Task], Mapping[str, float]]
@@ -66,6 +68,7 @@ class Trainer:
         self.task = task.to(accelerator.device).train()
         self.config = config
         if config.compile:
+            _check_compiler(accelerator.device)
             _compile_blocks(self.task)
         self.model: nn.Module = accelerator.prepare_model(self.task)
         self.optimizers = {
@@ -253,6 +256,13 @@ def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool
 
 def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _check_compiler(on: torch.device) -> None:
+    if on.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise RecipeError(
+            "train.compile: true, but there is no C++ compiler (g++ or clang++) here; install one, or set it to false"
+        )
 
 
 def _compile_blocks(module: nn.Module) -> None:
