@@ -185,6 +185,7 @@ def test_compiling_without_a_compiler_is_refused_by_name(tmp_path: Path, monkeyp
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RecipeError, match=r"train.compile: true, but there is no C\+\+ compiler"):
         train.start(recipe(CODEC, "train.steps=1", "train.compile=true"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:

@@ -68,7 +68,6 @@ class Trainer:
         self.task = task.to(accelerator.device).train()
         self.config = config
         if config.compile:
-            _check_compiler(accelerator.device)
             _compile_blocks(self.task)
         self.model: nn.Module = accelerator.prepare_model(self.task)
         self.optimizers = {
@@ -258,8 +257,12 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _check_compiler(on: torch.device) -> None:
-    if on.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+def _check_compiler(config: TrainConfig) -> None:
+    if (
+        config.compile
+        and runtime.device().type == "cpu"
+        and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    ):
         raise RecipeError(
             "train.compile: true, but there is no C++ compiler (g++ or clang++) here; install one, or set it to false"
         )
@@ -292,6 +295,7 @@ def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
             anything is written.
     """
     recipe = assemble.resolve(recipe)
+    _check_compiler(recipe.train)
     data = assemble.dataset(recipe)
     meta = assemble.describe(recipe, data)
     task = assemble.task(recipe, meta, data)
@@ -304,6 +308,7 @@ def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
 def resume(path: Path, *, quiet: bool = False) -> Run:
     """Continues a run exactly where it was last saved."""
     run = Run.open(path)
+    _check_compiler(run.recipe.train)
     data = assemble.dataset(run.recipe)
     task = assemble.task(run.recipe, run.meta, data)
     if run.load() is None:  # killed before the first save: begin again, from the same starting weights
