@@ -21,15 +21,16 @@ class Meter:
     Args:
         first: the step that the run continues from.
         quiet: no live line.
+        writes: whether this process keeps the records; one of several does.
     """
 
-    def __init__(self, run: Run, config: TrainConfig, *, first: int, quiet: bool) -> None:
+    def __init__(self, run: Run, config: TrainConfig, *, first: int, quiet: bool, writes: bool = True) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
         from torch.utils.tensorboard import SummaryWriter
 
         self.run, self.config = run, config
-        self.board: Any = SummaryWriter(str(run.path / "tensorboard"), purge_step=first + 1)
+        self.board: Any = SummaryWriter(str(run.path / "tensorboard"), purge_step=first + 1) if writes else None
         self.console = Console(stderr=True, quiet=quiet)
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[line]}"),
@@ -47,7 +48,8 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
-        self.board.close()
+        if self.board:
+            self.board.close()
 
     def step(
         self,
@@ -104,6 +106,8 @@ class Meter:
         return f"{hours}:{minutes:02}:{rest:02}"
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
+        if not self.board:
+            return
         self.run.log({"step": step, **values})
         for name, value in values.items():
             self.board.add_scalar(name, value, step)

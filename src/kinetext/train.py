@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from kinetext import assemble, optim, runtime
@@ -174,9 +174,11 @@ def fit(
     saved = run.load()
     if saved is not None:
         trainer.restore(saved)
-    run.forget_after(trainer.step)
+    main = trainer.accelerator.is_main_process
+    if main:
+        run.forget_after(trainer.step)
     source = batches(trainer.step * config.accumulate)
-    meter = Meter(run, config, first=trainer.step, quiet=quiet or not trainer.accelerator.is_main_process)
+    meter = Meter(run, config, first=trainer.step, quiet=quiet or not main, writes=main)
     with Stop().listening() as stop, meter:
         _loop(trainer, source, run, meter, stop, validate, draw)
     if trainer.ema:
@@ -215,7 +217,7 @@ def _loop(
         done = trainer.progress() >= 1
         if validate and (done or _due(config.eval_every, trainer.step)):
             done = _judge(trainer, run, meter, validate) or done
-        if draw and (done or _due(config.sample_every, trainer.step)):
+        if draw and trainer.accelerator.is_main_process and (done or _due(config.sample_every, trainer.step)):
             with trainer.weights():
                 draw(trainer.task.eval(), trainer.step)
             trainer.task.train()
@@ -301,7 +303,9 @@ def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
     task = assemble.task(recipe, meta, data)
     assemble.start_weights(task, recipe, meta, assemble.open_run)
     held_out = assemble.dataset(recipe, "val")
-    run = Run.create(path, recipe, meta)
+    ranks = PartialState()
+    with ranks.main_process_first():
+        run = Run.create(path, recipe, meta) if ranks.is_main_process else Run.open(path)
     return _train(run, task, data, held_out, quiet=quiet)
 
 
@@ -317,12 +321,12 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
 
 
 def _train(run: Run, task: Task, data: Dataset, held_out: Dataset, *, quiet: bool) -> Run:
-    recipe = run.recipe
+    recipe, ranks = run.recipe, PartialState()
     judge = Judge(recipe, run.meta, held_out)
     fit(
         task,
         recipe.train,
-        assemble.train_batches(recipe, run.meta, data),
+        assemble.train_batches(recipe, run.meta, data, rank=ranks.process_index, ranks=ranks.num_processes),
         run,
         validate=judge.validate,
         draw=judge.draw_into(run.path / "samples"),
