@@ -258,7 +258,22 @@ def test_a_split_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     manifest = grouped(tmp_path, "abcd")
     with full_disk(), pytest.raises(DataError, match=r"add a split column to metadata\.csv, or copy"):
         with_splits(manifest, seed=0)
+    tmp_path.chmod(0o555)
+    with pytest.raises(DataError, match=r"splits\.csv: .*\(Read-only file system\); make the folder writable"):
+        with_splits(manifest, seed=0)
+    tmp_path.chmod(0o755)
     assert [path.name for path in tmp_path.iterdir()] == ["metadata.csv"]
+
+
+def test_a_table_elsewhere_splits_a_read_only_folder(tmp_path: Path) -> None:
+    clips = folder(tmp_path / "clips", "file_name\na.mp4\nb.mp4\nc.mp4\n", files=("a.mp4", "b.mp4", "c.mp4"))
+    mine = tmp_path / "mine.csv"
+    mine.write_bytes((clips / "metadata.csv").read_bytes())
+    clips.chmod(0o555)
+    made = with_splits(load(clips, manifest=mine), seed=0)
+    clips.chmod(0o755)
+    assert {row.split for row in made.rows} == set(SPLITS)
+    assert (tmp_path / "splits.csv").is_file()
 
 
 @pytest.mark.parametrize("name", ["exercises", "falls", "surveillance_fights", "ut_interaction", "grid_speaker1"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +76,8 @@ def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float
 
 def _store(path: Path, manifest: Manifest, splits: list[Split]) -> None:
     try:
+        if not path.parent.stat().st_mode & 0o222:  # root may write there all the same; it was not meant to
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(_HEADER)

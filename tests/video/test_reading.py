@@ -1,15 +1,9 @@
-"""Video files: exact frames, times, turns and sizes; every flaw has its error; writing is repeatable."""
+"""Reading: the frames asked for, at the right times, the right way up, well resized."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import os
-import resource
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,8 +21,6 @@ from kinetext.runtime import rng
 from kinetext.types import DataError
 from kinetext.video import VideoError
 from kinetext.video.frames import frames, timeline
-
-ODD = Path(__file__).parents[2] / "shared" / "data" / "odd_media"
 
 
 def counted(num_frames: int, height: int = 32, width: int = 32) -> Tensor:
@@ -80,17 +72,6 @@ def mux(
         container.mux(stream.encode())
 
 
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file may grow over ``size`` bytes inside: what a full disk does, without one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.fixture
 def clip40(tmp_path: Path) -> Path:
     path = tmp_path / "clip.mp4"
@@ -132,17 +113,17 @@ def test_a_window_lies_in_the_middle(clip40: Path) -> None:
 
 
 def test_random_windows_are_whole_cover_everything_and_repeat(clip40: Path) -> None:
+    def read(seed: int) -> Tensor:
+        options = {"num_frames": 6, "size": 4, "start": 1.0, "end": 2.1}
+        return video.read_clip(clip40, sampling="random", clip_seconds=0.6, rng=rng(seed), **options)  # type: ignore[arg-type]
+
+    assert torch.equal(read(0), read(0))
     seen = set()
-    for seed in range(60):
-        first, again = (
-            video.read_clip(clip40, num_frames=30, size=4, sampling="random", clip_seconds=3.0, rng=rng(seed))
-            for _ in range(2)
-        )
-        assert torch.equal(first, again)
-        at = numbers(first)
-        assert at == list(range(at[0], at[0] + 30))
+    for seed in range(40):
+        at = numbers(read(seed))
+        assert at == list(range(at[0], at[0] + 6))
         seen.add(at[0])
-    assert seen == set(range(11))
+    assert seen == set(range(10, 16))
 
 
 @pytest.mark.parametrize(
@@ -328,223 +309,6 @@ def test_a_photograph_is_turned_by_its_exif(tmp_path: Path, suffix: str, orienta
     )
 
 
-def test_a_gif_is_read_and_written(tmp_path: Path) -> None:
-    path = tmp_path / "clip.gif"
-    video.write_gif(path, counted(12), fps=8)
-    everything, fps = video.read_all(path)
-    assert fps == pytest.approx(8, rel=0.01)
-    assert (everything.int() - counted(12).int()).abs().max() <= 2
-    with Image.open(path) as other:
-        assert (other.n_frames, other.info["loop"]) == (12, 0)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("fps", [0.5, 1, 8, 12.5, 23.976, 29.97, 30000 / 1001, 10 / 3, 60])
-def test_fps_is_kept_exactly(tmp_path: Path, fps: float) -> None:
-    path = tmp_path / "clip.mp4"
-    video.write(path, counted(5), fps=fps)
-    assert video.probe(path).fps == pytest.approx(fps, rel=1e-12)
-    assert video.probe(path).duration == pytest.approx(5 / fps, rel=1e-9)
-
-
-def test_writing_is_near_lossless_repeatable_and_streamable(tmp_path: Path) -> None:
-    from kinetext.datasets.digits import Digits
-
-    clip = Digits(clips=4)[0].video
-    assert clip is not None
-    first, second = tmp_path / "a.mp4", tmp_path / "b.mp4"
-    for path in (first, second):
-        video.write(path, clip, fps=8, provenance={"prompt": "数字3上下移动", "seed": "7"})
-    assert first.read_bytes() == second.read_bytes()
-    assert first.read_bytes().index(b"moov") < first.read_bytes().index(b"mdat")
-    back = video.read_clip(first, num_frames=16, size=64, channels=1)
-    error = (back - clip).square().mean()
-    assert 10 * math.log10(4 / float(error)) > 34  # PSNR in dB
-    with av.open(str(first)) as container:
-        stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
-        assert stream.average_rate == 8
-
-
-def test_colours_survive(tmp_path: Path) -> None:
-    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [90, 160, 30]])
-    clip = colours.to(torch.uint8).repeat_interleave(16, 0)[None, None].expand(4, 32, 96, 3)
-    video.write(tmp_path / "c.mp4", clip, fps=5)
-    back, _ = video.read_all(tmp_path / "c.mp4")
-    assert (back[:, 16, 8::16].int() - colours).abs().max() <= 4
-
-
-def test_provenance_comes_back(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    said = {"prompt": "a '3' = \"three\"; \\ \n数字3", "seed": 7, "settings": {"steps": 50}}
-    video.write(path, counted(3), fps=5, provenance=said)
-    assert video.read_provenance(path) == said
-    video.write(path, counted(3), fps=5, provenance='{"seed": 8}')
-    assert video.read_provenance(path) == {"seed": 8}
-    video.write(path, counted(3), fps=5)
-    assert video.read_provenance(path) is None
-    with pytest.raises(VideoError, match="provenance 'a note'"):
-        video.write(path, counted(3), fps=5, provenance="a note")
-
-
-def test_floats_and_bytes_are_the_same_picture() -> None:
-    levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(video.to_bytes(video.to_float(levels)), levels)
-    assert video.to_float(levels).min() == -1 and video.to_float(levels).max() == 1
-
-
-def test_a_png_is_exact(tmp_path: Path) -> None:
-    noise = torch.randint(0, 256, (1, 7, 5, 3), generator=rng("png")).to(torch.uint8)
-    video.write_png(tmp_path / "a.png", noise)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), noise[0].numpy())
-    video.write_png(tmp_path / "b.png", video.to_float(noise).permute(3, 0, 1, 2))
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "options", "message"),
-    [
-        ("a.mp4", (4, 33, 32), {}, "frames of 32x33, expected an even"),
-        ("a.avi", (4, 32, 32), {}, r"a name that ends in \.mp4"),
-        ("a.mp4", (4, 32, 32), {"fps": 0.0}, r"fps 0\.0"),
-        ("a.mp4", (4, 32, 32), {"fps": math.pi}, "can't be kept exactly"),
-        ("a.mp4", (4, 32, 32), {"crf": 52}, "crf 52"),
-        ("missing/a.mp4", (4, 32, 32), {}, "can't be written"),
-    ],
-)
-def test_what_cannot_be_written_is_said(
-    tmp_path: Path, name: str, shape: tuple[int, int, int], options: dict[str, float], message: str
-) -> None:
-    with pytest.raises(VideoError, match=message):
-        video.write(tmp_path / name, torch.zeros(3, *shape), **{"fps": 8.0} | options)  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("clip", "message"),
-    [
-        (torch.full((3, 2, 8, 8), 1.5), "values from 1.5 to 1.5"),
-        (torch.full((3, 2, 8, 8), math.nan), "nan"),
-        (torch.zeros(2, 8, 8), "rank 3"),
-        (torch.zeros(2, 2, 8, 8), "1 or 3 channels"),
-        (torch.zeros(3, 0, 8, 8), "no size of 0"),
-        (torch.zeros(2, 8, 8, 3, dtype=torch.int64), "dtype torch.int64"),
-    ],
-)
-def test_tensors_that_are_no_video_are_refused(tmp_path: Path, clip: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        video.write(tmp_path / "a.mp4", clip, fps=8)
-
-
-@pytest.mark.parametrize("size", [0, 100, 2000])
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, size: int) -> None:
-    noise = torch.randint(0, 256, (8, 32, 32, 3), generator=rng("disk")).to(torch.uint8)
-    for name, write in (("a.mp4", video.write), ("a.gif", video.write_gif)):
-        path = tmp_path / name
-        path.write_bytes(b"before")
-        with disk_of(size), pytest.raises(VideoError, match=r"can't be written.*nothing was left behind"):
-            write(path, noise, fps=8)
-        assert path.read_bytes() == b"before"
-    assert sorted(os.listdir(tmp_path)) == ["a.gif", "a.mp4"]
-
-
-@pytest.mark.parametrize(("kind", "share"), [("mp4", 0.5), ("mp4", 0.97), ("matroska", 0.5), ("avi", 0.6)])
-def test_a_truncated_file_is_an_error(tmp_path: Path, kind: str, share: float) -> None:
-    noise = list(torch.randint(0, 256, (30, 32, 32, 3), generator=rng("cut")).to(torch.uint8).numpy())
-    whole, cut = tmp_path / f"whole.{kind}", tmp_path / f"cut.{kind}"
-    if kind == "mp4":  # moov first, as for the web: the header of a cut file still promises every frame
-        video.write(whole, torch.from_numpy(np.stack(noise)), fps=25)
-    else:
-        mux(whole, kind=kind, codec="libx264", images=noise)
-    data = whole.read_bytes()
-    cut.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(VideoError, match=r"cut\.\w+: (truncated|frame \d+ of|not a video)"):
-        video.read_clip(cut, num_frames=30, size=32)
-
-
-def test_damage_in_the_middle_is_an_error_only_where_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    noise = torch.randint(0, 256, (40, 32, 32, 3), generator=rng("damage")).to(torch.uint8)
-    video.write(path, noise, fps=10)
-    with av.open(str(path)) as container:
-        places = [packet.pos for packet in container.demux(video=0) if packet.size]
-    data = bytearray(path.read_bytes())
-    at = places[30] or 0
-    data[at + 4 : at + 200] = struct.pack("196x")
-    path.write_bytes(bytes(data))
-    assert video.read_clip(path, num_frames=10, size=32, end=1.0).shape == (3, 10, 32, 32)
-    with pytest.raises(VideoError, match=r"frame \d+ of 40 can't be decoded"):
-        video.read_clip(path, num_frames=40, size=32)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "No such file"),
-        (b"", "not a video"),
-        (b"hello\n" * 50, "not a video"),
-        (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n", "not a video"),
-        (b"ffconcat version 1.0\nfile 'other.mp4'\n", "not a video"),
-    ],
-    ids=["missing", "empty", "text", "playlist", "concat"],
-)
-def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
-    path = tmp_path / "clip.mp4"
-    if content is not None:
-        path.write_bytes(content)
-    for read in (video.probe, video.read_all, video.read_provenance):
-        with pytest.raises(VideoError, match=rf"clip\.mp4: .*{message}"):
-            read(path)
-
-
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
-    import wave
-
-    path, buffer = tmp_path / "sound.mp4", io.BytesIO()
-    with wave.open(buffer, "wb") as sound:
-        sound.setparams((1, 2, 8000, 0, "NONE", ""))
-        sound.writeframes(bytes(16_000))
-    buffer.seek(0)
-    with av.open(buffer, "r") as source, av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=8000)
-        for frame in source.decode(audio=0):
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with pytest.raises(VideoError, match=r"sound\.mp4: no video stream"):
-        video.probe(path)
-
-
-def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    video.write(path, counted(5), fps=5)
-    assert video.probe(path).num_frames == 5
-    video.write(path, counted(9), fps=5)
-    assert video.probe(path).num_frames == 9
-
-
 def test_too_many_frames_are_refused(clip40: Path) -> None:
     with pytest.raises(VideoError, match="40 frames, expected at most 39"):
         video.read_all(clip40, max_frames=39)
-
-
-def odd_media() -> list[dict[str, str]]:
-    if not (ODD / "expected.csv").is_file():
-        return []
-    with (ODD / "expected.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.mark.skipif(not odd_media(), reason="no ../shared/data/odd_media here")
-@pytest.mark.parametrize("row", odd_media(), ids=lambda row: row["file_name"])
-def test_odd_media_are_read_right_or_refused(row: dict[str, str]) -> None:
-    path = ODD / row["file_name"]
-    # frames marked damaged from the first to the last: the table counts them, we refuse them
-    if row["error"] or row["decoded_pyav18"] in ("", "0") or "flagged corrupt" in row["why"]:
-        with pytest.raises(VideoError, match=row["file_name"]):
-            video.read_clip(path, num_frames=64, size=16)
-        return
-    info = video.probe(path)
-    assert info.num_frames == int(row["decoded_pyav18"])
-    turned = abs(int(row["rotation"])) == 90
-    assert (info.width, info.height) == tuple(int(row[k]) for k in (("h", "w") if turned else ("w", "h")))
-    few = video.read_clip(path, num_frames=3, size=16, end=min(info.duration, 0.2))
-    assert few.shape == (3, 3, 16, 16) and few.abs().max() <= 1

@@ -1,0 +1,135 @@
+"""Files with flaws: every one has its error, and no wrong frame comes out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import struct
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from av.video.frame import VideoFrame
+from torch import Tensor
+
+from kinetext import video
+from kinetext.runtime import rng
+from kinetext.video import VideoError
+
+ODD = Path(__file__).parents[3] / "shared" / "data" / "odd_media"
+
+
+def counted(num_frames: int, height: int = 32, width: int = 32) -> Tensor:
+    """Frame i is all 4 i + 8, uint8 (T, H, W, 3)."""
+    grey = (torch.arange(num_frames) * 4 + 8).to(torch.uint8)
+    return grey[:, None, None, None].expand(num_frames, height, width, 3).contiguous()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.97])
+@pytest.mark.parametrize("kind", ["mp4", "matroska", "avi"])
+def test_a_truncated_file_is_an_error(tmp_path: Path, kind: str, share: float) -> None:
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    noise = torch.randint(0, 256, (30, 32, 32, 3), generator=rng("cut")).to(torch.uint8)
+    if kind == "mp4":
+        video.write(whole, noise, fps=25)  # moov first: the header of a cut file still promises every frame
+    else:
+        encode(whole, kind, noise)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(VideoError, match=r"cut\.\w+: (truncated|frame \d+ of|not a video)"):
+        video.read_clip(cut, num_frames=30, size=32)
+
+
+def encode(path: Path, kind: str, pixels: Tensor) -> None:
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for image in pixels.numpy():
+            container.mux(stream.encode(VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_damage_in_the_middle_is_an_error_only_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    noise = torch.randint(0, 256, (40, 32, 32, 3), generator=rng("damage")).to(torch.uint8)
+    video.write(path, noise, fps=10)
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    at = places[30] or 0
+    data[at + 4 : at + 200] = struct.pack("196x")
+    path.write_bytes(bytes(data))
+    assert video.read_clip(path, num_frames=10, size=32, end=1.0).shape == (3, 10, 32, 32)
+    with pytest.raises(VideoError, match=r"frame \d+ of 40 can't be decoded"):
+        video.read_clip(path, num_frames=40, size=32)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"", "not a video"),
+        (b"hello\n" * 50, "not a video"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n", "not a video"),
+        (b"ffconcat version 1.0\nfile 'other.mp4'\n", "not a video"),
+    ],
+    ids=["missing", "empty", "text", "playlist", "concat"],
+)
+def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "clip.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    for read in (video.probe, video.read_all, video.read_provenance):
+        with pytest.raises(VideoError, match=rf"clip\.mp4: .*{message}"):
+            read(path)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    import wave
+
+    path, buffer = tmp_path / "sound.mp4", io.BytesIO()
+    with wave.open(buffer, "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16_000))
+    buffer.seek(0)
+    with av.open(buffer, "r") as source, av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=8000)
+        for frame in source.decode(audio=0):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match=r"sound\.mp4: no video stream"):
+        video.probe(path)
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    video.write(path, counted(5), fps=5)
+    assert video.probe(path).num_frames == 5
+    video.write(path, counted(9), fps=5)
+    assert video.probe(path).num_frames == 9
+
+
+def odd_media() -> list[dict[str, str]]:
+    if not (ODD / "expected.csv").is_file():
+        return []
+    with (ODD / "expected.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.skipif(not odd_media(), reason="no ../shared/data/odd_media here")
+@pytest.mark.parametrize("row", odd_media(), ids=lambda row: row["file_name"])
+def test_odd_media_are_read_right_or_refused(row: dict[str, str]) -> None:
+    path = ODD / row["file_name"]
+    # frames marked damaged from the first to the last: the table counts them, we refuse them
+    if row["error"] or row["decoded_pyav18"] in ("", "0") or "flagged corrupt" in row["why"]:
+        with pytest.raises(VideoError, match=row["file_name"]):
+            video.read_clip(path, num_frames=64, size=16)
+        return
+    info = video.probe(path)
+    assert info.num_frames == int(row["decoded_pyav18"])
+    turned = abs(int(row["rotation"])) == 90
+    assert (info.width, info.height) == tuple(int(row[k]) for k in (("h", "w") if turned else ("w", "h")))
+    few = video.read_clip(path, num_frames=3, size=16, end=min(info.duration, 0.2))
+    assert few.shape == (3, 3, 16, 16) and few.abs().max() <= 1
