@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kinetext.contracts.promises import (
+    ContractError,
     check_learning,
     check_loss,
     check_state,
@@ -62,10 +63,16 @@ def check_generator(generator: Generator, *, shape: Shape = (1, 4, 8, 8), cond_d
         vocab: of its targets, where these are tokens.
 
     Raises:
-        ContractError: losses are no finite scalars, results are not a pure function of the random
-            generator passed in, masked text or other rows matter, known frames change, a parameter gets no
+        ContractError: the shape is refused, losses are no finite scalars, results are not a pure function of
+            the random generator passed in, masked text or other rows matter, known frames change, a parameter gets no
             gradient from any player, or the state dict lacks something.
     """
+    try:
+        generator.check(shape)
+    except ValueError as error:
+        raise ContractError(
+            f"{type(generator).__name__}: refuses the target shape it was built for, {shape} ({error})"
+        ) from error
     cond = some_features(cond_dim, 0)
     cond.mask[3] = False
     size = (len(cond.x), *shape)

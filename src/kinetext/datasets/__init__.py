@@ -1,6 +1,7 @@
 """Where samples come from."""
 
 from kinetext.datasets.digits import Digits
+from kinetext.datasets.folder import Folder
 from kinetext.interfaces import Registry
 
-REGISTRY: Registry = {"digits": Digits}
+REGISTRY: Registry = {"digits": Digits, "folder": Folder}
