@@ -15,6 +15,7 @@ Every file appears whole: written under a temporary name, then renamed. No pickl
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from kinetext.config import Recipe
+from kinetext.runtime import whole_file
 from kinetext.types import RunError, Target
 
 FORMAT = 1
@@ -98,18 +100,11 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         RunError: the disk is full or the folder can't be written; nothing half written stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            yield temporary
     except (OSError, safetensors.SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(f"{path}: could not be written ({error}); what was there before is untouched") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -207,8 +202,10 @@ class Run:
         write_weights(folder / "model.safetensors", state.model)
         if state.ema:
             write_weights(folder / "ema.safetensors", state.ema)
+        optimizers = io.BytesIO()  # torch's own writer hides why a disk refuses
+        torch.save(state.optimizers, optimizers)
         with whole(folder / "optimizers.pt") as temporary:
-            torch.save(state.optimizers, temporary)
+            temporary.write_bytes(optimizers.getbuffer())
         write_text(folder / "progress.json", json.dumps({"step": state.step, **state.progress}))
         write_text(self.path / "resume.json", json.dumps({"folder": folder.name}))
         for name in ("model.safetensors", "ema.safetensors"):
