@@ -6,10 +6,8 @@ from typing import Literal
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from kinetext.encoders.frame_cnn import ChannelNorm, FrameCNN
+from kinetext.encoders.frame_cnn import FrameCNN
 from kinetext.types import RecipeError
 
 Temporal = Literal["mean", "attention"]
@@ -85,7 +83,7 @@ def test_where_a_thing_stands_is_kept() -> None:
     """A blob in one corner or another, on grounds alike: a globally averaged network could not tell."""
     video = torch.full((2, 1, 1, 16, 16), -1.0)
     video[0, :, :, 4:6, 4:6] = video[1, :, :, 8:10, 8:10] = 1.0
-    first, second = small("mean")(video, all_real(2, 1)).x
+    first, second = small("mean").eval()(video, all_real(2, 1)).x
     assert (first - second).abs().max() > 0.05
 
 
@@ -113,20 +111,32 @@ def test_state_dict_round_trip() -> None:
     assert torch.equal(one(clips(), all_real()).x, other(clips(), all_real()).x)
 
 
-def test_channel_norm_is_layer_norm_of_every_pixel() -> None:
-    norm = ChannelNorm(6)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    x = torch.randn(2, 6, 3, 5)
-    by_pixel = torch.stack(
-        [
-            F.layer_norm(x[b, :, i, j], (6,), norm.weight, norm.bias)
-            for b in range(2)
-            for i in range(3)
-            for j in range(5)
-        ]
-    )
-    torch.testing.assert_close(norm(x), by_pixel.view(2, 3, 5, 6).permute(0, 3, 1, 2))
+def test_statistics_of_the_batch_are_those_of_real_frames() -> None:
+    """Training moves the first batch norm's running mean by a tenth of the way to the mean over real frames."""
+    encoder, mask = small(), all_real()
+    mask[1, 2:] = mask[2] = False
+    real = clips().transpose(1, 2)[mask]
+    seen = encoder.stages[1](encoder.stages[0](real)).mean((0, 2, 3)).detach()
+    encoder(clips().masked_fill(~mask[:, None, :, None, None], float("nan")), mask)
+    norm = encoder.stages[2].body[0]
+    torch.testing.assert_close(norm.running_mean, 0.1 * seen)
+    assert all(buffer.isfinite().all() for buffer in encoder.buffers())
+
+
+def test_a_batch_without_any_clip_leaves_no_trace() -> None:
+    encoder = small()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    features = encoder(clips() * float("nan"), ~all_real())
+    assert (features.x == 0).all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_half_precision_reads_ragged_clips_too() -> None:
+    encoder, mask = small().eval(), all_real()
+    mask[1, 2:] = False
+    with torch.autocast("cpu", torch.bfloat16):
+        half = encoder(clips(), mask).x.float()
+    torch.testing.assert_close(half, encoder(clips(), mask).x, atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize(
