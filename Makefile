@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 			exit 2; \
 		fi; \
 		if [ -z "$$found" ]; then \
-			echo "kinetext: no Python 3.11 or newer found (tried: $(PYTHON) $(CANDIDATES)); install one, or run: make PYTHON=/path/to/python ..." >&2; \
+			echo "kinetext: no Python 3.11 or newer found (tried: $(strip $(PYTHON) $(CANDIDATES))); install one, or run: make PYTHON=/path/to/python ..." >&2; \
 			exit 2; \
 		fi; \
 		echo "Making $(VENV) with $$("$$found" --version) ($$found)"; \
