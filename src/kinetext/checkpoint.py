@@ -120,7 +120,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype 
         for name, tensor in weights.items()
     }
     with whole(path) as temporary:
-        safetensors.torch.save_file(ready, temporary)
+        temporary.write_bytes(safetensors.torch.save(ready))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
