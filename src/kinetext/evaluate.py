@@ -160,7 +160,8 @@ class Reader:
 
 def record(run: Run, found: Evaluation, facts: Mapping[str, str]) -> None:
     """Keeps an evaluation in the run folder, for the report and the model card."""
-    run.measured(found.numbers, facts)
+    # numbers of an earlier evaluation would say what is no longer so: they go
+    run.describe(replace(run.meta, numbers=found.numbers, facts={**run.meta.facts, **facts}))
     write_text(run.path / "evaluation.json", json.dumps(asdict(found), ensure_ascii=False) + "\n")
 
 

@@ -76,8 +76,8 @@ def show(folder: Path, sheet: Path, num: int) -> list[tuple[str, str, str, str]]
         if row.file
     ]
     if clips:
-        # (B, C, T, H, W) -> (C, B H, T W)
-        picture = torch.stack(clips).permute(1, 0, 3, 2, 4).reshape(3, len(clips) * _SIDE, _FRAMES * _SIDE)
+        # (B, C, T, H, W) -> (C, 1, B H, T W)
+        picture = torch.stack(clips).permute(1, 0, 3, 2, 4).reshape(3, 1, len(clips) * _SIDE, _FRAMES * _SIDE)
         video.write_png(sheet, picture)
     return [(row.file or "", row.text or "", _labels(row.labels), row.split) for row in chosen]
 

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kinetext import assemble
+from kinetext.checkpoint import Run
+from kinetext.evaluate import Confusion, Evaluation, evaluate, record, recorded
+from kinetext.pipeline import Pipeline
+from kinetext.types import RecipeError
+
+
+def micro_f1(said: list[set[str]], true: list[set[str]]) -> float:
+    """The harmonic mean of precision and recall over all labels of all samples."""
+    hits = sum(len(s & t) for s, t in zip(said, true, strict=True))
+    return 2 * hits / max(1, sum(map(len, said)) + sum(map(len, true)))
+
+
+def test_numbers_agree_with_predict(runs: SimpleNamespace) -> None:
+    """Another path to the same answers: one by one through the pipeline, counted by hand."""
+    run = Run.open(runs.both)
+    numbers = evaluate(run).numbers
+    assert numbers["samples"] == 6
+    pipeline = Pipeline.load(runs.both)
+    data = assemble.dataset(run.recipe, "val")
+    samples = [data[i] for i in range(6)]
+    true = [set(s.labels["objects"]) for s in samples]
+    texts, videos = [s.text for s in samples], [s.video for s in samples]
+    for prefix, answers in {
+        "val": pipeline.predict(texts, videos),
+        "text_only": pipeline.predict(texts, None),
+        "video_only": pipeline.predict(None, videos),
+    }.items():
+        said = [{name for name, p in answer["objects"].items() if p >= 0.5} for answer in answers]
+        assert numbers[f"{prefix}/objects/micro_f1"] == pytest.approx(micro_f1(said, true))
+        exact = sum(s == t for s, t in zip(said, true, strict=True)) / 6
+        assert numbers[f"{prefix}/objects/exact_match"] == pytest.approx(exact)
+    losses = {numbers[f"{prefix}/loss"] for prefix in ("val", "text_only", "video_only")}
+    assert len(losses) == 3
+
+
+def test_one_modality_has_no_baselines(runs: SimpleNamespace) -> None:
+    assert {name.partition("/")[0] for name in evaluate(Run.open(runs.reader)).numbers} == {"samples", "val"}
+
+
+def test_generated_clips_are_read(runs: SimpleNamespace) -> None:
+    seen: list[tuple[int, int]] = []
+    found = evaluate(
+        Run.open(runs.maker),
+        [f"evaluate.reader={runs.reader}", "evaluate.samples=4", "evaluate.batch=3"],
+        progress=lambda done, total: seen.append((done, total)),
+    ).numbers
+    assert seen == [(3, 4), (4, 4)]
+    assert found["seconds_per_clip"] > 0
+    # on the same held-out clips the reader says of itself what it says here of real ones
+    own = evaluate(Run.open(runs.reader), ["evaluate.samples=4"]).numbers
+    for name in ("exact_match", "micro_f1", "macro_f1"):
+        assert found[f"real/objects/{name}"] == pytest.approx(own[f"val/objects/{name}"])
+    # clip i is made from prompt i and the noise of (seed, i), the pipeline's own rule, whatever the batch size
+    data = assemble.dataset(Run.open(runs.maker).recipe, "val")
+    samples = [data[i] for i in range(4)]
+    clips = Pipeline.load(runs.maker).generate([str(s.text) for s in samples], seed=10_000)
+    answers = Pipeline.load(runs.reader).predict(video=[clip.video for clip in clips])
+    said = [{name for name, p in answer["objects"].items() if p >= 0.5} for answer in answers]
+    expected = micro_f1(said, [set(s.labels["objects"]) for s in samples])
+    assert found["generated/objects/micro_f1"] == pytest.approx(expected)
+
+
+def test_readers_that_do_not_fit(runs: SimpleNamespace, tmp_path: Path) -> None:
+    maker = Run.open(runs.maker)
+    with pytest.raises(RecipeError, match="is no classifier of video"):
+        evaluate(maker, [f"evaluate.reader={runs.maker}", "evaluate.samples=1"])
+    small = shutil.copytree(runs.maker, tmp_path / "small")
+    meta = json.loads((small / "meta.json").read_text())
+    (small / "meta.json").write_text(json.dumps({**meta, "video_shape": [1, 16, 32, 32]}))
+    with pytest.raises(RecipeError, match=r"reads clips .*\(1, 16, 64, 64\), expected \(1, 16, 32, 32\)"):
+        evaluate(Run.open(small), [f"evaluate.reader={runs.reader}"])
+
+
+def test_only_data_and_evaluate_can_be_changed(runs: SimpleNamespace) -> None:
+    with pytest.raises(RecipeError, match="only data and evaluate can be changed"):
+        evaluate(Run.open(runs.reader), ["train.steps=3"])
+    with pytest.raises(RecipeError, match=r"data.clisp: no such option, did you mean 'clips'"):
+        evaluate(Run.open(runs.reader), ["data.clisp=3"])
+
+
+def test_psnr_of_a_codec(runs: SimpleNamespace, tmp_path: Path) -> None:
+    from kinetext import train
+    from kinetext.config import Recipe
+
+    recipe = Recipe.parse(
+        'task.name = "reconstruction"\ncodec.name = "autoencoder"\ncodec.width = 8\ndata.name = "digits"\n'
+        "data.num_frames = 1\ndata.clips = 4\ntrain.steps = 1\ntrain.batch = 2"
+    )
+    numbers = evaluate(train.start(recipe, tmp_path / "codec", quiet=True)).numbers
+    assert numbers["val/psnr"] == pytest.approx(10 * math.log10(2**2 / numbers["val/loss"]))
+
+
+def test_record_and_recorded(runs: SimpleNamespace, tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(runs.reader, tmp_path / "copy"))
+    (run.path / "evaluation.json").unlink(missing_ok=True)
+    assert recorded(run) == Evaluation(run.meta.numbers)
+    found = Evaluation({"val/loss": 0.5}, {"label": Confusion(("a", "数"), ((3, 1), (0, 2)))})
+    record(run, found, {"hardware": "here"})
+    again = Run.open(run.path)
+    assert recorded(again) == found
+    assert again.meta.numbers["val/loss"] == 0.5
+    assert again.meta.facts["hardware"] == "here"
