@@ -164,7 +164,7 @@ def test_patience_stops_early_and_the_best_weights_stay(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     options = ["train.steps=60", "train.lr=1e30", "train.clip=0", "train.warmup=0", "train.ema=0", "train.log_every=1"]
-    with pytest.raises(RunError, match="lower train.lr"):
+    with pytest.raises(RunError, match=r"lower train\.lr"):
         train.start(recipe(CODEC, *options), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "resume.json").exists()
 

@@ -162,4 +162,4 @@ def test_a_broken_idx_file_is_named(tmp_path: Path) -> None:
 def test_samples_are_legal(squares: str) -> None:
     sample = Digits(root=squares, split="val")[0]
     assert isinstance(sample, Sample) and sample.video is not None
-    assert -1 <= float(sample.video.min()) and float(sample.video.max()) <= 1
+    assert float(sample.video.abs().max()) <= 1
