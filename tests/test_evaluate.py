@@ -7,10 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from kinetext import assemble
+from kinetext import assemble, video
 from kinetext.checkpoint import Run
-from kinetext.evaluate import Confusion, Evaluation, evaluate, record, recorded
+from kinetext.evaluate import Confusion, Evaluation, evaluate, record, recorded, save_grid
 from kinetext.pipeline import Pipeline
 from kinetext.types import RecipeError
 
@@ -111,3 +112,20 @@ def test_record_and_recorded(runs: SimpleNamespace, tmp_path: Path) -> None:
     assert recorded(again) == found
     assert again.meta.numbers["val/loss"] == 0.5
     assert again.meta.facts["hardware"] == "here"
+
+
+def test_a_grid_has_a_row_a_clip(tmp_path: Path) -> None:
+    clips = torch.linspace(-1, 1, 6).reshape(2, 1, 3, 1, 1).expand(2, 1, 3, 4, 6)
+    save_grid(clips, tmp_path / "new" / "grid.png")
+    picture, _ = video.read_all(tmp_path / "new" / "grid.png", channels=1)
+    assert picture.shape == (1, 2 * 6, 3 * 8, 1)
+    seen = picture[0, 3::6, 4::8, 0]
+    assert (seen.int() - torch.linspace(0, 255, 6).reshape(2, 3).int()).abs().max() <= 2
+
+
+def test_single_frames_stand_in_rows_of_eight(tmp_path: Path) -> None:
+    save_grid(torch.ones(9, 3, 1, 2, 2), tmp_path / "grid.png")
+    picture, _ = video.read_all(tmp_path / "grid.png")
+    assert picture.shape == (1, 2 * 4, 8 * 4, 3)
+    assert picture[0, 5, 1].tolist() == [255, 255, 255]
+    assert picture[0, 5, 5].tolist() == [0, 0, 0]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from kinetext import assemble, runtime
+from kinetext import assemble, runtime, video
 from kinetext.checkpoint import Meta, Run, write_text
 from kinetext.config import Recipe
 from kinetext.interfaces import Dataset, Metric, Task
@@ -250,21 +251,16 @@ class Judge:
         return draw
 
 
-def save_grid(video: Tensor, path: Path) -> None:
-    """Writes clips ``(B, C, T, H, W)`` as a picture: a row a clip, a column a frame.
+def save_grid(clips: Tensor, path: Path) -> None:
+    """Writes clips ``(B, C, T, H, W)`` in [-1, 1] as a PNG: a row a clip, a column a frame.
 
     Single frames stand side by side in rows of eight.
     """
-    from torchvision.utils import save_image
-
-    frames = video.shape[2]
+    columns = clips.shape[2] if clips.shape[2] > 1 else 8
+    tiles = pad(clips.float().transpose(1, 2).flatten(0, 1), (1, 1, 1, 1), value=-1.0)
+    rows = -(-len(tiles) // columns)
+    tiles = torch.cat([tiles, tiles.new_full((rows * columns - len(tiles), *tiles.shape[1:]), -1.0)])
+    # (row, column, C, H, W) -> (C, 1, row H, column W)
+    picture = tiles.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.png")
-    save_image(
-        video.transpose(1, 2).flatten(0, 1).float(),
-        temporary,
-        nrow=frames if frames > 1 else 8,
-        normalize=True,
-        value_range=(-1, 1),
-    )
-    temporary.replace(path)
+    video.write_png(path, picture.unsqueeze(1))
