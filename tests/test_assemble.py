@@ -11,7 +11,7 @@ import torch
 from kinetext import assemble, train
 from kinetext.config import Recipe
 from kinetext.interfaces import Task
-from kinetext.types import RecipeError, RunError
+from kinetext.types import DataError, RecipeError, RunError
 
 FLOW = """
 [task]
@@ -71,6 +71,7 @@ def test_the_resolved_recipe_alone_builds_the_same_weights() -> None:
         ),
         (FLOW, ["encoders.video.name=frame_cnn"], "task text_to_video takes text"),
         (FLOW, ["data.num_frames=17"], "num_frames: 17, expected 1 to 16"),
+        (FLOW, ["data.split=val"], "data.split: decided by the assembly"),
         (READ, ["fusion.name=concat"], "concat joins modalities, and only video is encoded"),
         (READ, ["encoders.text.name=transformer"], "fusion: missing"),
         (READ, ['task.targets=["magic"]'], "magic"),
@@ -114,6 +115,19 @@ def test_starting_weights_are_copied_and_must_fit(tmp_path: Path) -> None:
     english = assemble.describe(language, assemble.dataset(assemble.resolve(language)))
     with pytest.raises(RecipeError, match="another vocabulary"):
         assemble.start_weights(task, language, english, assemble.open_run)
+
+
+def test_a_reader_or_a_start_that_is_not_there_is_refused_before_training(tmp_path: Path) -> None:
+    for override in ("evaluate.reader=nobody", "init.codec=nobody"):
+        with pytest.raises((RecipeError, RunError), match="nobody: neither a run folder"):
+            train.start(Recipe.parse(FLOW, [override]), tmp_path / "run", quiet=True)
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_split_to_judge_on_must_exist() -> None:
+    recipe = assemble.resolve(Recipe.parse(FLOW, ["evaluate.split=test"]))
+    with pytest.raises(DataError, match="split: 'test', expected train or val"):
+        assemble.dataset(recipe, recipe.evaluate.split)
 
 
 def test_an_unknown_model_is_named() -> None:

@@ -40,6 +40,7 @@ WIRED: Mapping[str, frozenset[str]] = {
     "fusion": frozenset({"dims"}),
     "codec": frozenset({"channels"}),
     "generator": frozenset({"channels", "cond_dim"}),
+    "data": frozenset({"split"}),
 }
 
 
@@ -89,7 +90,7 @@ def with_data(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 def dataset(recipe: Recipe, split: str = "train") -> Dataset:
     """The recipe's dataset, one split of it."""
-    made: Dataset = find("data", recipe.data.name)(**{**recipe.data.args, "split": split})
+    made: Dataset = find("data", recipe.data.name)(**recipe.data.args, split=split)
     return made
 
 
@@ -141,7 +142,10 @@ def start_weights(built: Task, recipe: Recipe, meta: Meta, open_run: Callable[[s
         RecipeError: a prefix that is no part of the task, or weights that don't fit it.
     """
     for prefix, source in recipe.init.items():
-        run = open_run(source)
+        try:
+            run = open_run(source)
+        except RunError as error:
+            raise RecipeError(f"init.{prefix}: {error}") from error
         part: nn.Module = built
         if prefix != "task":
             try:

@@ -120,12 +120,14 @@ class EvaluateConfig:
     """How a run is judged.
 
     Args:
-        samples: of the validation split at most; 0 = all.
+        split: the held-out part that ``kinetext evaluate`` judges on, "val" or "test"; training judges on val.
+        samples: of that split at most; 0 = all.
         batch: samples a batch, >= 1.
         reader: run folder or shipped model that reads generated clips; "" = none.
         seed: of the prompts and noise of generated clips, >= 0.
     """
 
+    split: Literal["val", "test"] = "val"
     samples: Count = 0
     batch: Positive = 64
     reader: str = ""

@@ -39,7 +39,7 @@ class Evaluation:
     """What an evaluation found.
 
     Args:
-        numbers: "val/..." on held-out data; "text_only/..." and "video_only/..." with the other modality taken away;
+        numbers: "val/..." (or "test/...") on held-out data; "text_only/..." and "video_only/..." with the other modality taken away;
             "generated/..." and "real/...": how a reader reads generated and real held-out clips.
         confusion: single-label column -> its matrix.
     """
@@ -62,7 +62,7 @@ def evaluate(
         DataError: the data can't be read.
     """
     recipe = assemble.with_data(run.recipe, overrides)
-    held_out = assemble.dataset(recipe, "val")
+    held_out = assemble.dataset(recipe, recipe.evaluate.split)
     on = device or runtime.device()
     task = assemble.restore(run).to(on)
     reader = None
@@ -79,16 +79,24 @@ def evaluate(
         return numbers
 
     confusion: dict[str, Confusion] = {}
-    numbers = {"samples": float(shown), **_named("val", passes())}
+    numbers = {"samples": float(shown), **_named(recipe.evaluate.split, passes())}
     if isinstance(task, Classification) and len(recipe.encoders) > 1:
         numbers |= _named("text_only", passes("video")) | _named("video_only", passes("text"))
     if isinstance(task, Reconstruction):
         # the peak of a signal in [-1, 1] is 2
-        numbers["val/psnr"] = 10 * math.log10(4 / max(numbers["val/loss"], 1e-12))
+        numbers[f"{recipe.evaluate.split}/psnr"] = 10 * math.log10(
+            4 / max(numbers[f"{recipe.evaluate.split}/loss"], 1e-12)
+        )
     if reader and isinstance(task, TextToVideo):
         batches = assemble.plain_batches(recipe, run.meta, held_out, limit=recipe.evaluate.samples)
         numbers |= reader.judge(task, batches, recipe, shown, progress)
     return Evaluation(numbers, confusion)
+
+
+def check_reader(recipe: Recipe, meta: Meta, held_out: Dataset) -> None:
+    """Refuses a reader that does not fit, before a long training."""
+    if recipe.evaluate.reader:
+        Reader(recipe.evaluate.reader, held_out, meta, torch.device("cpu"))
 
 
 class Reader:

@@ -155,6 +155,7 @@ def chart(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str
 
 _LEGEND = (
     ("val/", "`val/`: on held-out data."),
+    ("test/", "`test/`: on the test split."),
     ("text_only/", "`text_only/`: the same, the videos taken away."),
     ("video_only/", "`video_only/`: the same, the texts taken away."),
     (
@@ -229,8 +230,16 @@ def _matrix(matrix: Confusion) -> str:
 
 def _numbers(numbers: Mapping[str, float]) -> str:
     """Numbers of the same name side by side: on all, with text only, with video only, ..."""
-    columns = [p for p in ("val", "text_only", "video_only", "generated", "real") if any(_is(k, p) for k in numbers)]
-    titles = {"val": "held-out", "text_only": "text only", "video_only": "video only", "real": "real clips"}
+    columns = [
+        p for p in ("val", "test", "text_only", "video_only", "generated", "real") if any(_is(k, p) for k in numbers)
+    ]
+    titles = {
+        "val": "held-out",
+        "test": "test split",
+        "text_only": "text only",
+        "video_only": "video only",
+        "real": "real clips",
+    }
     names = dict.fromkeys(k.partition("/")[2] for k in sorted(numbers) if any(_is(k, p) for p in columns))
     head = "".join(f"<th>{titles.get(p, p)}</th>" for p in columns)
     body = "".join(

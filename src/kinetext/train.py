@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kinetext import assemble, optim, runtime
 from kinetext.checkpoint import Run, State, write_weights
 from kinetext.config import Recipe, TrainConfig
-from kinetext.evaluate import Judge
+from kinetext.evaluate import Judge, check_reader
 from kinetext.interfaces import Dataset, Task
 from kinetext.progress import Meter
 from kinetext.types import Batch, KinetextError, Losses, RecipeError, RunError
@@ -303,6 +303,7 @@ def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
     task = assemble.task(recipe, meta, data)
     assemble.start_weights(task, recipe, meta, assemble.open_run)
     held_out = assemble.dataset(recipe, "val")
+    check_reader(recipe, meta, held_out)
     ranks = PartialState()
     with ranks.main_process_first():
         run = Run.create(path, recipe, meta) if ranks.is_main_process else Run.open(path)

@@ -115,6 +115,10 @@ class Digits(Dataset):
         _between("clips", clips, 1, 2**40)
         _between("num_frames", num_frames, 1, FRAMES)
         _between("stride", stride, 1, FRAMES)
+        if split not in ("train", "val"):
+            raise DataError(
+                f"split: {split!r}, expected train or val: every clip of this world is made, val as fresh as test"
+            )
         if not digits or not set(digits) <= {1, 2}:
             raise DataError(f"digits: {list(digits)}, expected one or both of 1, 2")
         if not languages:
