@@ -10,7 +10,8 @@ import torch
 
 from kinetext import pipeline, video
 from kinetext.checkpoint import write_weights
-from kinetext.pipeline import Pipeline, TextWarning, outputs, pack, reproduce
+from kinetext.pipeline import Pipeline, TextWarning, outputs, reproduce
+from kinetext.report import pack
 from kinetext.types import DataError, RunError
 
 PROMPT = "the digit 3 is moving up and down"
@@ -183,7 +184,8 @@ def test_predict_says_what_is_wrong(runs: SimpleNamespace, reader: Pipeline, tmp
 
 def test_pack_is_small_and_answers_alike(reader: Pipeline, runs: SimpleNamespace, tmp_path: Path) -> None:
     folder = pack(runs.reader, tmp_path / "packed")
-    assert {"recipe.toml", "meta.json", "model.safetensors"} <= {p.name for p in folder.iterdir()}
+    assert {p.name for p in folder.iterdir()} == {"README.md", "recipe.toml", "meta.json", "model.safetensors"}
+    assert (folder / "README.md").read_text().startswith("# packed\n")
     assert (folder / "model.safetensors").stat().st_size < 0.6 * reader.run.weights_file().stat().st_size
     clip = torch.rand(1, 16, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     before, after = (p.predict(video=clip)[0]["objects"] for p in (reader, Pipeline.load(folder)))

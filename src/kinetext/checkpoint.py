@@ -262,10 +262,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def pack(run: Run, folder: Path, recipe: Recipe, *, dtype: torch.dtype | None = torch.float16) -> Run:
-    """Writes a small copy of a run to share: ``recipe``, and the run's meta, card and weights in use."""
+    """Writes a small copy of a run to share: ``recipe``, and the run's meta and weights in use."""
     packed = Run.create(folder, recipe, run.meta)
     write_weights(folder / "model.safetensors", run.weights(), dtype)
-    card = run.path / "README.md"
-    if card.is_file():
-        write_text(folder / "README.md", card.read_text(encoding="utf-8"))
     return packed

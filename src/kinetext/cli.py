@@ -203,7 +203,7 @@ def pack(
 
     Changes to the sections data and evaluate go into the copy's recipe: data.root="" forgets a folder of yours.
     """
-    from kinetext.pipeline import pack
+    from kinetext.report import pack
 
     typer.echo(pack(run, folder, changes or (), half=not full))
 

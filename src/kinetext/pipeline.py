@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import kinetext
-from kinetext import assemble, checkpoint, runtime, video
+from kinetext import assemble, runtime, video
 from kinetext.checkpoint import Run
 from kinetext.tasks.classification import Classification
 from kinetext.tasks.text_to_video import TextToVideo
@@ -300,17 +300,6 @@ def reproduce(path: Path | str, model: str | Path | None = None, device: str | N
     now = {"kinetext": kinetext.__version__, **_machine(pipeline.device)}
     notes = [f"{name} was {said[name]}, is {value}" for name, value in now.items() if said.get(name, value) != value]
     return Reproduction(clip, difference, tuple(notes))
-
-
-def pack(name: str | Path, folder: Path, overrides: Sequence[str] = (), *, half: bool = True) -> Path:
-    """Writes a small copy of a run to share: recipe, meta, card and the best weights, as float16 or as they are.
-
-    Args:
-        overrides: of the copy's sections data and evaluate, such as 'data.root=""'.
-    """
-    run = assemble.open_run(str(name))
-    recipe = assemble.with_data(run.recipe, overrides)
-    return checkpoint.pack(run, folder, recipe, dtype=torch.float16 if half else None).path
 
 
 def outputs(path: Path, num: int) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import kinetext
-from kinetext import assemble, runtime
+from kinetext import assemble, checkpoint, runtime
 from kinetext.checkpoint import Run, write_text
 from kinetext.evaluate import Confusion, Evaluation, Progress, evaluate, record, recorded
 
@@ -47,6 +47,19 @@ def judge(
     record(run, found, {"evaluated with": " ".join(overrides) or "the recipe's own settings"})
     write(run)
     return found, run.path / "README.md"
+
+
+def pack(name: str | Path, folder: Path, overrides: Sequence[str] = (), *, half: bool = True) -> Path:
+    """Writes a small copy of a run to share: recipe, meta, card and the best weights, as float16 or as they are.
+
+    Args:
+        overrides: of the copy's sections data and evaluate, such as 'data.root=""'.
+    """
+    run = assemble.open_run(str(name))
+    recipe = assemble.with_data(run.recipe, overrides)
+    packed = checkpoint.pack(run, folder, recipe, dtype=torch.float16 if half else None)
+    write_text(folder / "README.md", card(packed))
+    return packed.path
 
 
 def write(run: Run) -> None:
