@@ -34,7 +34,10 @@ def main() -> None:
         lengths = (queries, keys, keys)
         qkv = [torch.randn(batch, heads, n, width, dtype=torch.bfloat16, requires_grad=True) for n in lengths]
         pairs = [
-            (seconds(F.scaled_dot_product_attention, qkv), seconds(lambda q, k, v: scaled_dot_product(q, k, v, None), qkv))
+            (
+                seconds(F.scaled_dot_product_attention, qkv),
+                seconds(lambda q, k, v: scaled_dot_product(q, k, v, None), qkv),
+            )
             for _ in range(12)
         ][2:]
         ratio = statistics.median(fused / ours for fused, ours in pairs)
