@@ -33,6 +33,17 @@ def rng(*parts: int | str, on: torch.device | None = None) -> torch.Generator:
     return torch.Generator(device=on or "cpu").manual_seed(seed_of(*parts))
 
 
+def seed_global(seed: int, on: torch.device) -> None:
+    """Seeds the global generators that dropout on device ``on`` draws from.
+
+    ``torch.manual_seed`` would do, but where CUDA is built in and absent it formats a stack trace on
+    every call: milliseconds a training step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if on.type != "cpu":
+        torch.get_device_module(on).manual_seed(seed)
+
+
 def has_fast_bf16(on: torch.device) -> bool:
     """Whether bfloat16 matrix products are native there (AVX-512 BF16, AMX, Ampere or later)."""
     if on.type == "cuda":

@@ -92,7 +92,7 @@ class Trainer:
         logged: dict[str, Tensor] = {}
         for micro, batch in enumerate(batches):
             seed = (self.config.seed, "step", self.step, player, micro, self.accelerator.process_index)
-            torch.manual_seed(runtime.seed_of(*seed))  # dropout draws from the global generator
+            runtime.seed_global(runtime.seed_of(*seed), self.accelerator.device)
             with self.autocast():
                 losses: Losses = self.model(batch, player, runtime.rng(*seed, "rng", on=self.accelerator.device))
             self.accelerator.backward(losses.total / len(batches))
