@@ -146,7 +146,7 @@ def chart(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str
     def at(x: float, y: float) -> tuple[str, str]:
         across = (x - low_x) / (high_x - low_x) if high_x > low_x else 0.5
         up = (y - low_y) / (high_y - low_y) if high_y > low_y else 0.5
-        return f"{40 + across * (wide - 50):.1f}", f"{tall - 20 - up * (tall - 40):.1f}"
+        return f"{56 + across * (wide - 66):.1f}", f"{tall - 20 - up * (tall - 40):.1f}"
 
     drawn, legend = [], []
     for number, (name, line) in enumerate(lines.items()):
@@ -158,10 +158,10 @@ def chart(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str
         legend.append(f'<span class="line{number % 3}">{html.escape(name)} {_number(line[-1][1])}</span>')
     return (
         f'<figure><figcaption>{html.escape(title)} {" ".join(legend)}</figcaption><svg viewBox="0 0 {wide:g} {tall:g}">'
-        f'<path class="axis" d="M40 14V{tall - 20:g}H{wide - 10:g}"/>'
-        f'<text x="36" y="24" text-anchor="end">{_number(high_y)}</text>'
-        f'<text x="36" y="{tall - 20:g}" text-anchor="end">{_number(low_y)}</text>'
-        f'<text x="40" y="{tall - 6:g}">{low_x:g}</text>'
+        f'<path class="axis" d="M56 14V{tall - 20:g}H{wide - 10:g}"/>'
+        f'<text x="52" y="24" text-anchor="end">{high_y:.3g}</text>'
+        f'<text x="52" y="{tall - 20:g}" text-anchor="end">{low_y:.3g}</text>'
+        f'<text x="56" y="{tall - 6:g}">{low_x:g}</text>'
         f'<text x="{wide - 10:g}" y="{tall - 6:g}" text-anchor="end">step {high_x:g}</text>{"".join(drawn)}</svg></figure>'
     )
 
