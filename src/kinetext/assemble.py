@@ -329,7 +329,7 @@ def metrics(built: Task) -> list[Metric]:
 def open_run(name: str) -> Run:
     """A run folder by its path, or a model that ships in the package by its name."""
     path = Path(name)
-    if path.is_dir():
+    if path.is_dir() and ((path / "recipe.toml").is_file() or path.name != name):
         return Run.open(path)
     models = Path(kinetext.__file__).parent / "models"
     if (models / name / "recipe.toml").is_file():

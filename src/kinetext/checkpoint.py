@@ -223,7 +223,7 @@ class Run:
         folder = self.path / "resume" / json.loads(pointer.read_text())["folder"]
         try:
             progress = json.loads((folder / "progress.json").read_text())
-            optimizers = torch.load(folder / "optimizers.pt", weights_only=True)
+            optimizers = torch.load(folder / "optimizers.pt", weights_only=True, map_location="cpu")
         except (OSError, ValueError, RuntimeError) as error:
             raise RunError(f"{folder}: damaged resume point ({error})") from error
         average = folder / "ema.safetensors"

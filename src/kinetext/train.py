@@ -198,7 +198,7 @@ def _loop(
     config = trainer.config
     began, before = time.monotonic(), trainer.seconds
     saved_at = began
-    done = trainer.progress() >= 1
+    done = trainer.progress() >= 1 or _patience_spent(trainer)
     while not done:
         # one step: every player's turn on the same batches
         lr = optim.rate(
@@ -252,7 +252,11 @@ def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool
         else:
             trainer.stale += 1
     meter.evaluated(trainer.step, numbers)
-    return bool(config.patience) and trainer.stale >= config.patience
+    return _patience_spent(trainer)
+
+
+def _patience_spent(trainer: Trainer) -> bool:
+    return 0 < trainer.config.patience <= trainer.stale
 
 
 def _due(every: int, step: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -141,6 +142,11 @@ def plain_loader(data: Dataset, collate: Collate, *, batch: int, workers: int = 
     return _loader(data, collate, chunks, workers)
 
 
+def _ignore_interrupt(worker: int) -> None:
+    """A terminal's Ctrl-C reaches the workers too; the loop still needs them to end its step and save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _loader(
     data: Dataset, collate: Collate, batches: Sampler[list[int]] | list[list[int]], workers: int
 ) -> DataLoader[Batch]:
@@ -149,6 +155,7 @@ def _loader(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=_ignore_interrupt,
         multiprocessing_context="fork" if workers else None,
         pin_memory=torch.cuda.is_available(),
     )

@@ -41,7 +41,7 @@ class Flow(Generator):
         patch: side of a spatial patch, in target pixels; H and W of the target are multiples of it.
         time_mean: mean of logit(t) in training; negative means more noise.
         time_std: standard deviation of logit(t), > 0.
-        time_floor: least value of (1 - t) in the velocity, in (0, 1).
+        time_floor: least value of (1 - t) in the loss, in (0, 1).
         independent: share of training clips, in [0, 1], where every frame has its own time.
         history: share of training clips, in [0, 1], whose first frames are known (t = 1).
         cond_dropout: share of training clips, in [0, 1], that see no text (for guidance).
@@ -147,6 +147,7 @@ class Flow(Generator):
             z = torch.where(_per_frame(fixed_BT), known.target, z)
         times = torch.linspace(0, 1, steps + 1)
         times = times / (self.shift - (self.shift - 1) * times)
+        times[-1] = 1.0  # rounding may leave it a bit aside, and the last step must end at the data
 
         def velocity(z: Tensor, t: float) -> Tensor:
             t_BT = torch.full(fixed_BT.shape, t, device=z.device).masked_fill(fixed_BT, 1.0)
@@ -170,7 +171,8 @@ class Flow(Generator):
 
     def _velocity(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
         x_hat = self.network(z, t_BT, cond).float()
-        return (x_hat - z) / (1 - _per_frame(t_BT)).clamp(min=self.time_floor)
+        # known frames have t = 1; their velocity is masked, it only has to be finite
+        return (x_hat - z) / (1 - _per_frame(t_BT)).clamp(min=1e-6)
 
 
 def _legal(name: str, value: float, holds: bool, legal: str) -> None:
