@@ -283,3 +283,19 @@ def test_real_tables_load(name: str) -> None:
     manifest = load(SHARED / name)
     assert len(manifest.rows) > 50
     assert all(row.file for row in manifest.rows)
+
+
+def test_rows_of_one_file_stay_together_whether_or_not_they_name_a_group(tmp_path: Path) -> None:
+    names = [f"{i}.mp4" for i in range(10)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    rows = ["file_name,start,end,group"] + [f"{n},0,1,g{i}" for i, n in enumerate(names)] + [f"{n},1,2," for n in names]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    for row in (made := with_splits(load(tmp_path), seed=0)).rows:
+        assert {other.split for other in made.rows if other.file == row.file} == {row.split}
+
+
+def test_a_jsonl_row_without_a_split_is_named_where_others_have_one(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text('{"text": "a", "split": "train"}\n{"text": "b"}\n')
+    with pytest.raises(DataError, match="row 2: split '', expected one of"):
+        load(tmp_path)

@@ -6,6 +6,7 @@ import csv
 import errno
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -49,6 +50,23 @@ def _group(row: Row) -> str:
     return row.group or row.file or row.text or ""
 
 
+def _groups(rows: Sequence[Row]) -> list[str]:
+    """A name for each row that it shares with all rows it must stay with: those of its group and of its file."""
+    above: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while above.setdefault(name, name) != name:
+            name = above[name]
+        return name
+
+    names = [_group(row) for row in rows]
+    for row, name in zip(rows, names, strict=True):
+        if row.file:
+            one, two = sorted((top(name), top(row.file)))
+            above[two] = one
+    return [top(name) for name in names]
+
+
 def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float]) -> list[Split]:
     """Largest groups first, ties in an order drawn by ``seed``, each to the split that lacks most rows.
 
@@ -56,7 +74,8 @@ def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float
     """
     if abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
         raise DataError(f"fractions: {joined(fractions)}, expected three numbers, 0 or more, that sum to 1")
-    sizes = Counter(_group(row) for row in manifest.rows)
+    groups = _groups(manifest.rows)
+    sizes = Counter(groups)
     lacks = {split: part * len(manifest.rows) for split, part in zip(SPLITS, fractions, strict=True) if part > 0}
     if len(sizes) < len(lacks):
         raise DataError(
@@ -71,7 +90,7 @@ def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float
         chosen[group] = split
         empty = [other for other in empty if other != split]
         lacks[split] -= sizes[group]
-    return [chosen[_group(row)] for row in manifest.rows]
+    return [chosen[group] for group in groups]
 
 
 def _store(path: Path, manifest: Manifest, splits: list[Split]) -> None:

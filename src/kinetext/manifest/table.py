@@ -118,7 +118,8 @@ def load(root: str | Path, *, manifest: str | Path | None = None, multi: Sequenc
     if not cells:
         raise DataError(f"{path}: no rows, expected at least one")
     problems: list[str] = []
-    rows = [_row(number, row, multi, problems) for number, row in enumerate(cells, 1)]
+    blank = dict.fromkeys(columns)  # a jsonl row may lack some
+    rows = [_row(number, {**blank, **row}, multi, problems) for number, row in enumerate(cells, 1)]
     problems += _missing(root, rows)
     if not problems:
         problems += _leaks(rows)
