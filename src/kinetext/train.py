@@ -116,6 +116,19 @@ class Trainer:
         """The weights to judge: the average where there is one."""
         return self.ema.applied() if self.ema else _nothing()
 
+    def check(self) -> None:
+        """Refuses to go on, and to be saved, with weights that are not numbers.
+
+        Raises:
+            RunError: naming the first such weight.
+        """
+        for name, weight in self.task.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise RunError(
+                    f"{name}: not finite after step {self.step}; lower train.lr or set train.clip. "
+                    "The last saved state is untouched"
+                )
+
     def state(self) -> State:
         """Everything that an exact resume needs."""
         return State(
@@ -225,6 +238,7 @@ def _loop(
         overdue = time.monotonic() - saved_at > 60 * config.save_minutes
         if done or stop.asked or overdue or _due(config.save_every, trainer.step):
             meter.check(trainer.step, logged)
+            trainer.check()
             if trainer.accelerator.is_main_process:
                 run.save(trainer.state())
             saved_at = time.monotonic()

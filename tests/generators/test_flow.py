@@ -47,6 +47,20 @@ def test_the_sampler_carries_noise_to_the_data_distribution(s: float) -> None:
     torch.testing.assert_close(made, s * torch.randn(shape, generator=rng()), atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("shift", [1.0, 2.4, 2.9, 3.0])
+@pytest.mark.parametrize("steps", [20, 40, 100])
+def test_the_last_step_ends_at_the_networks_own_answer(shift: float, steps: int) -> None:
+    """A network that always sees the same clip must be followed to it, whatever the grid of times."""
+
+    class Always(nn.Module):
+        def forward(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
+            return torch.full_like(z, 0.5)
+
+    flow = made_with(Always(), shift=shift)
+    made = flow.sample((1, 1, 2, 4, 4), text(1), rng=rng(), steps=steps, guidance=1.0)
+    torch.testing.assert_close(made, torch.full_like(made, 0.5), atol=1e-4, rtol=0)
+
+
 def test_heun_is_second_order_and_euler_first() -> None:
     shape = (1, 1, 1, 8, 8)
     exact = 2.0 * torch.randn(shape, generator=rng())
