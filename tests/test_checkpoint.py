@@ -52,6 +52,30 @@ def test_only_the_newest_resume_point_stays_and_a_half_written_one_is_not_used(t
     assert [p.name for p in (tmp_path / "run" / "resume").iterdir()] == ["000000003"]
 
 
+def test_a_kill_between_the_resume_point_and_the_weights_shown_is_healed(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    run.save(state(1))
+    old = {name: (run.path / name).read_bytes() for name in ("model.safetensors", "ema.safetensors")}
+    run.save(state(2))
+    new = {name: (run.path / name).read_bytes() for name in old}
+    assert new != old
+    for name, content in old.items():
+        (run.path / name).unlink()
+        (run.path / name).write_bytes(content)
+    assert run.load() is not None
+    assert {name: (run.path / name).read_bytes() for name in old} == new
+
+
+@pytest.mark.parametrize("name", ["resume.json", "resume/000000001/optimizers.pt", "resume/000000001/progress.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"torn"])
+def test_a_damaged_resume_point_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    run = make(tmp_path / "run")
+    run.save(state(1))
+    (run.path / name).write_bytes(content)
+    with pytest.raises(RunError, match="damaged"):
+        run.load()
+
+
 def test_the_best_weights_are_used_then_the_average_then_the_newest(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     with pytest.raises(RunError, match="no weights yet"):

@@ -102,6 +102,9 @@ def test_generate_refuses(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> No
     refused(cli("generate", PROMPT, "--model", runs.maker, "-o", tmp_path / "a.avi"), "ends in .mp4")
     refused(cli("generate", PROMPT, "--model", runs.maker, "-o", tmp_path / "no" / "a.mp4"), "there is no folder")
     refused(cli("generate", PROMPT, "--model", runs.reader, "-o", tmp_path / "a.mp4"), "expected text_to_video")
+    refused(cli("generate", PROMPT, *model, "--fps", 3.14159265), "fps: 3.14159265 can't be kept exactly")
+    for device in ("foo", "cuda:99", "meta"):
+        refused(cli("generate", PROMPT, *model, "--device", device), f"device: '{device}', expected one of cpu")
     refused(cli("generate", PROMPT, "--model", "diggits"), "diggits: neither a run folder nor a shipped model")
     assert list(tmp_path.iterdir()) == []
     assert cli("generate", PROMPT, "--steps", "many").code == 2

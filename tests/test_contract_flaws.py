@@ -154,9 +154,11 @@ class Blend(Generator):
         if self.flaw == "refuses":
             raise ValueError(f"shape: {shape}")
 
-    def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng) -> Losses:
+    def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
         noise = torch.randn(target.shape, generator=None if self.flaw == "global" else rng)
         x = cond.x.mean(1) if self.flaw == "garbage" else cond.pooled()
+        if self.flaw == "shifted" and frames is not None:
+            noise = noise + frames[:, None, None]
         total = (self.linear(x)[:, :, None, None, None] + noise - target).square().mean()
         return Losses(total, {"square": total if self.flaw == "attached" else total.detach()})
 
@@ -187,6 +189,7 @@ class Blend(Generator):
     [
         ("global", "two losses of model with the same rng differ"),
         ("garbage", "masked positions of the text changes the loss"),
+        ("shifted", "are not what frames = None means"),
         ("attached", "still carry gradients: square"),
         ("rows", "a row with its own rng changes"),
         ("deaf", "samples ignore their rng"),

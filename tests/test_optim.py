@@ -11,9 +11,9 @@ from kinetext.types import RecipeError
 
 
 def test_every_parameter_has_exactly_one_optimiser_and_muon_takes_hidden_matrices() -> None:
-    module = nn.ModuleDict({"embedding": nn.Embedding(4, 8), "linear": nn.Linear(8, 8), "conv": nn.Conv2d(1, 2, 3)})
+    module = nn.ModuleDict({"words": nn.Embedding(4, 8), "linear": nn.Linear(8, 8), "conv": nn.Conv2d(1, 2, 3)})
     for name in ("adamw", "muon"):
-        optimizers = build(module.named_parameters(), name, lr=1e-3, weight_decay=0.1)  # type: ignore[arg-type]
+        optimizers = build(module, module.named_parameters(), name, lr=1e-3, weight_decay=0.1)  # type: ignore[arg-type]
         owned = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
         assert sorted(owned) == sorted(id(p) for p in module.parameters())
     muon = next(o for o in optimizers if isinstance(o, torch.optim.Muon))
@@ -24,7 +24,7 @@ def test_every_parameter_has_exactly_one_optimiser_and_muon_takes_hidden_matrice
 
 def test_nothing_to_train_is_an_error() -> None:
     with pytest.raises(RecipeError, match="nothing to train"):
-        build([], "adamw", lr=1e-3, weight_decay=0.0)
+        build(nn.Identity(), [], "adamw", lr=1e-3, weight_decay=0.0)
 
 
 def test_the_rate_rises_stays_and_falls() -> None:

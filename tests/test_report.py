@@ -104,7 +104,7 @@ def test_the_card_says_what_was_measured(run: Run) -> None:
         assert f"| {name} | {value:.4g} |" in card
     for fact in ("task", "data", "hardware", "trained", "parameters", "clips"):
         assert f"| {fact} | " in card
-    assert f"{sum(t.numel() for t in run.weights().values()):,}" in card
+    assert f"| parameters | {sum(p.numel() for p in assemble.restore(run).parameters()):,} |" in card
     assert "2 steps of 2 samples" in card
     assert "16 frames of 64x64, grey, 8 frames a second" in card
     assert "--text" in card

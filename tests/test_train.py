@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from kinetext import train
 from kinetext.checkpoint import Run
 from kinetext.config import Recipe
-from kinetext.types import RecipeError, RunError
+from kinetext.types import DataError, RecipeError, RunError
 
 DATA = """
 [data]
@@ -99,10 +99,13 @@ def test_four_steps_are_two_and_a_stop_and_two_with_other_workers(text: str, opt
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
-def command(*arguments: str) -> subprocess.Popen[bytes]:
+def command(*arguments: str, own_group: bool = False) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "kinetext", "train", *arguments], env=environment, stderr=subprocess.PIPE
+        [sys.executable, "-m", "kinetext", "train", *arguments],
+        env=environment,
+        stderr=subprocess.PIPE,
+        start_new_session=own_group,
     )
 
 
@@ -144,6 +147,45 @@ def test_sigterm_saves_first_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert f"saved at step {state.step}" in error.decode() and "--resume" in error.decode()
 
 
+def test_ctrl_c_of_a_terminal_reaches_the_workers_too_and_still_saves(tmp_path: Path) -> None:
+    many = recipe(CODEC, "train.steps=100000", "train.save_every=2", "train.workers=2")
+    (tmp_path / "recipe.toml").write_text(many.to_toml())
+    run = tmp_path / "run"
+    process = command(str(tmp_path / "recipe.toml"), "--out", str(run), own_group=True)
+    wait_for(run / "resume.json", process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    state = Run.open(run).load()
+    assert state is not None and process.returncode == 130
+    assert error.decode().splitlines()[-1].startswith(f"kinetext: stopped and saved at step {state.step}")
+    assert "Traceback" not in error.decode()
+
+
+def test_two_processes_stop_after_the_same_step_and_one_reports(tmp_path: Path) -> None:
+    made = recipe(CODEC, "train.steps=1000000", "train.minutes=0.05", "train.log_every=1", "train.accumulate=1")
+    (tmp_path / "recipe.toml").write_text(made.to_toml())
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes=2",
+        "--num_machines=1",
+        "--main_process_port=0",
+    ]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1", "-m", "kinetext"]
+    done = subprocess.run(
+        [sys.executable, *launch, "train", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "run")],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = Run.open(tmp_path / "run")
+    state = run.load()
+    assert state is not None and run.history()[-1]["step"] == state.step
+    assert done.stdout.count("report: ") == 1
+    # every rank took its own batches: 24 clips, 5 a batch, 2 ranks
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
 def test_a_wall_clock_budget_ends_the_run_and_brings_the_rate_down(tmp_path: Path) -> None:
     began = time.monotonic()
     options = ["train.steps=1000000", "train.minutes=0.05", "train.log_every=1"]
@@ -170,8 +212,31 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_good_state(
 
 
 def test_an_unknown_best_number_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"train.best: 'val/magic' is not measured here"):
+    with pytest.raises(RecipeError, match=r"train.best: 'val/magic' is not measured here, expected one of val/loss"):
         train.start(recipe(CODEC, "train.steps=1", "train.best=val/magic"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_that_is_not_there_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="split: 'test', expected train or val"):
+        train.start(recipe(CODEC, "train.steps=1", "evaluate.split=test"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_exploded_weights_are_not_saved_at_the_end(tmp_path: Path) -> None:
+    # one step: its loss was still a number, what it did to the weights shows in the evaluation alone
+    options = ["train.steps=1", "train.lr=1e30", "train.clip=0", "train.warmup=0", "train.ema=0"]
+    with pytest.raises(RunError, match=r"val/loss: .* after step 1; lower train\.lr"):
+        train.start(recipe(CODEC, *options), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "resume.json").exists()
+
+
+def test_a_recipe_edited_into_nonsense_is_refused_on_resume(tmp_path: Path) -> None:
+    train.start(recipe(CODEC, "train.steps=1"), tmp_path / "run", quiet=True)
+    edited = (tmp_path / "run" / "recipe.toml").read_text().replace("latent_dim", "latent_dims")
+    (tmp_path / "run" / "recipe.toml").write_text(edited)
+    with pytest.raises(RecipeError, match=r"codec\.latent_dims: no such option, did you mean 'latent_dim'"):
+        train.resume(tmp_path / "run", quiet=True)
 
 
 def test_a_full_run_folder_is_not_overwritten(tmp_path: Path) -> None:

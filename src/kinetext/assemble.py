@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import kinetext
-from kinetext import codecs, datasets, encoders, fusion, generators
+from kinetext import codecs, datasets, encoders, fusion, generators, runtime
 from kinetext.checkpoint import Meta, Run
 from kinetext.config import Component, Recipe, check_args, suggest
 from kinetext.datasets.loader import Collate, plain_loader, train_loader
@@ -172,17 +172,15 @@ def train_batches(
     config, ready = recipe.train, collate(recipe, meta)
 
     def batches(start: int) -> Iterator[Batch]:
-        return iter(
-            train_loader(
-                data,
-                ready,
-                batch=config.batch,
-                seed=config.seed,
-                workers=config.workers,
-                start=start,
-                rank=rank,
-                ranks=ranks,
-            )
+        return train_loader(
+            data,
+            ready,
+            batch=config.batch,
+            seed=config.seed,
+            workers=config.workers,
+            start=start,
+            rank=rank,
+            ranks=ranks,
         )
 
     return batches
@@ -190,7 +188,7 @@ def train_batches(
 
 def plain_batches(recipe: Recipe, meta: Meta, data: Dataset, *, limit: int = 0) -> Iterator[Batch]:
     """One pass over ``data`` in order."""
-    return iter(plain_loader(data, collate(recipe, meta), batch=recipe.evaluate.batch, limit=limit))
+    return plain_loader(data, collate(recipe, meta), batch=recipe.evaluate.batch, limit=limit)
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -326,11 +324,35 @@ def metrics(built: Task) -> list[Metric]:
     return [ClassificationMetric(built.targets)] if isinstance(built, Classification) else []
 
 
+def device(name: str | None) -> torch.device:
+    """The device of that name, or the best one here.
+
+    Raises:
+        RunError: no such device on this machine.
+    """
+    try:
+        return runtime.device(name)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def open_path(path: Path) -> Run:
+    """A run folder, its recipe checked: somebody may have edited it.
+
+    Raises:
+        RunError: not a run folder, damaged, or of another format.
+        RecipeError: a component or option that does not exist.
+    """
+    run = Run.open(path)
+    resolve(run.recipe)
+    return run
+
+
 def open_run(name: str) -> Run:
     """A run folder by its path, or a model that ships in the package by its name."""
     path = Path(name)
     if path.is_dir() and ((path / "recipe.toml").is_file() or path.name != name):
-        return Run.open(path)
+        return open_path(path)
     models = Path(kinetext.__file__).parent / "models"
     if (models / name / "recipe.toml").is_file():
         return Run.open(models / name)

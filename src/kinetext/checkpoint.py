@@ -208,27 +208,45 @@ class Run:
             temporary.write_bytes(optimizers.getbuffer())
         write_text(folder / "progress.json", json.dumps({"step": state.step, **state.progress}))
         write_text(self.path / "resume.json", json.dumps({"folder": folder.name}))
-        for name in ("model.safetensors", "ema.safetensors"):
-            if (folder / name).is_file():
-                _link(folder / name, self.path / name)
+        self._show(folder)
         for old in (self.path / "resume").iterdir():
             if old.name != folder.name:
                 shutil.rmtree(old)
 
+    def _show(self, folder: Path) -> None:
+        """Makes the weights of a resume point the run's newest."""
+        for name in ("model.safetensors", "ema.safetensors"):
+            source, shown = folder / name, self.path / name
+            if source.is_file() and not (shown.is_file() and shown.samefile(source)):
+                _link(source, shown)
+
+    def saved(self) -> bool:
+        """Whether there is a resume point."""
+        return (self.path / "resume.json").is_file()
+
     def load(self) -> State | None:
-        """The newest complete resume point, or None when the run saved none."""
-        pointer = self.path / "resume.json"
-        if not pointer.is_file():
+        """The newest complete resume point, or None when the run saved none.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        if not self.saved():
             return None
-        folder = self.path / "resume" / json.loads(pointer.read_text())["folder"]
+        pointer = self.path / "resume.json"
+        try:
+            folder = self.path / "resume" / json.loads(pointer.read_text())["folder"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{pointer}: damaged ({error})") from error
         try:
             progress = json.loads((folder / "progress.json").read_text())
+            step = progress.pop("step")
             optimizers = torch.load(folder / "optimizers.pt", weights_only=True, map_location="cpu")
-        except (OSError, ValueError, RuntimeError) as error:
-            raise RunError(f"{folder}: damaged resume point ({error})") from error
+        except Exception as error:  # torch.load trips over torn bytes in many ways
+            raise RunError(f"{folder}: damaged resume point ({error!r})") from error
+        self._show(folder)  # a kill may have come between the resume point and the weights shown
         average = folder / "ema.safetensors"
         return State(
-            step=progress.pop("step"),
+            step=step,
             model=read_weights(folder / "model.safetensors"),
             ema=read_weights(average) if average.is_file() else {},
             optimizers=optimizers,

@@ -16,7 +16,7 @@ from rich.table import Table
 import kinetext
 
 if TYPE_CHECKING:
-    from kinetext.pipeline import Progress
+    from kinetext.types import Progress
 
 app = typer.Typer(
     help="Models that go between text and video: make clips from text, read clips into labels.",
@@ -135,6 +135,8 @@ def train(
     except train.Interrupted as stopped:
         _say(str(stopped))
         raise typer.Exit(130) from stopped
+    if not train.is_first():
+        return  # one process of several reports
     with _progress("clips") as progress:
         found = finish(run, progress)
     _numbers(str(run.path), found.numbers)

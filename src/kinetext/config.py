@@ -124,7 +124,7 @@ class EvaluateConfig:
         samples: of that split at most; 0 = all.
         batch: samples a batch, >= 1.
         reader: run folder or shipped model that reads generated clips; "" = none.
-        seed: of the prompts and noise of generated clips, >= 0.
+        seed: of the noise that models are judged on and clips are made from, >= 0.
     """
 
     split: Literal["val", "test"] = "val"

@@ -21,9 +21,7 @@ from kinetext.metrics.classification import ClassificationMetric
 from kinetext.tasks.classification import Classification
 from kinetext.tasks.reconstruction import Reconstruction
 from kinetext.tasks.text_to_video import TextToVideo
-from kinetext.types import Batch, Modality, Prediction, RecipeError, Target, joined
-
-Progress = Callable[[int, int], None]  # how many are done, of how many
+from kinetext.types import Batch, Modality, Prediction, Progress, RecipeError, Target, joined
 
 
 @dataclass(frozen=True)

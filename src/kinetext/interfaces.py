@@ -71,7 +71,12 @@ class Generator(nn.Module, ABC):
         """Refuses, by a ValueError, a target shape (C', T', H', W') that it can't learn."""
 
     @abstractmethod
-    def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng) -> Losses: ...
+    def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
+        """What ``player`` minimises on targets ``(B, C', T', H', W')``.
+
+        Args:
+            frames: ``(T',)`` int64, ascending: which frames of the clip the target holds; None is 0 to T' - 1.
+        """
 
     @abstractmethod
     def sample(

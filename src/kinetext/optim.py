@@ -17,9 +17,14 @@ Decay = Literal["cosine", "linear", "constant"]
 
 
 def build(
-    parameters: Iterable[tuple[str, nn.Parameter]], name: OptimizerName, *, lr: float, weight_decay: float
+    module: nn.Module,
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    name: OptimizerName,
+    *,
+    lr: float,
+    weight_decay: float,
 ) -> list[torch.optim.Optimizer]:
-    """The optimisers of one player.
+    """The optimisers of one player, who owns ``parameters`` of ``module``.
 
     "adamw" (Loshchilov & Hutter 2019) decays matrices but not vectors. "muon" (Jordan et al. 2024)
     orthogonalises the updates of hidden matrices, at AdamW's update size (Liu et al. 2025, "Muon is
@@ -28,7 +33,8 @@ def build(
     named = list(parameters)
     if not named:
         raise RecipeError("task: nothing to train, every parameter is frozen")
-    hidden = [p for n, p in named if name == "muon" and p.ndim == 2 and "embedding" not in n.split(".")]
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    hidden = [p for _, p in named if name == "muon" and p.ndim == 2 and id(p) not in embeddings]
     taken = {id(p) for p in hidden}
     decayed = [p for _, p in named if id(p) not in taken and p.ndim >= 2]
     plain = [p for _, p in named if id(p) not in taken and p.ndim < 2]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,9 +19,8 @@ from kinetext.checkpoint import Run
 from kinetext.tasks.classification import Classification
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.text import Tokenizer
-from kinetext.types import DataError, RunError, Sample, joined
+from kinetext.types import DataError, Progress, RunError, Sample, check_between, joined
 
-Progress = Callable[[int, int], None]  # how many are done, of how many
 Probabilities = dict[str, dict[str, float]]  # column -> class -> probability
 
 
@@ -74,9 +72,9 @@ class Pipeline:
             device: such as "cpu" or "cuda:1"; None takes the accelerator if there is one.
 
         Raises:
-            RunError: no such model or run, damaged, or of another version.
+            RunError: no such model or run, damaged, or of another version; no such device.
         """
-        return cls(str(name), assemble.open_run(str(name)), torch.device(device) if device else runtime.device())
+        return cls(str(name), assemble.open_run(str(name)), assemble.device(device))
 
     def generate(
         self,
@@ -108,18 +106,17 @@ class Pipeline:
         """
         task = self._maker()
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        _between("num", num, 1, 10_000)
-        _between("seed", seed, 0, 2**63 - 1)
+        check_between("num", num, 1, 10_000)
+        check_between("seed", seed, 0, 2**63 - 1)
         settings: dict[str, Any] = {
             "steps": task.steps if steps is None else steps,
             "guidance": float(task.guidance if guidance is None else guidance),
             "fps": float(self.run.meta.fps if fps is None else fps),
             "precision": self._precision(),
         }
-        _between("steps", settings["steps"], 1, 1000)
-        _between("guidance", settings["guidance"], 0, 100)
-        if not 0 < settings["fps"] <= 1000:
-            raise DataError(f"fps: {settings['fps']}, expected more than 0, at most 1000")
+        check_between("steps", settings["steps"], 1, 1000)
+        check_between("guidance", settings["guidance"], 0, 100)
+        video.frame_rate(settings["fps"])
         for text in dict.fromkeys(texts):
             self._check_prompt(text)
         clips: list[Clip] = []
@@ -308,7 +305,7 @@ def outputs(path: Path, num: int) -> list[Path]:
     Raises:
         DataError: not an mp4, or its folder is not there.
     """
-    _between("num", num, 1, 10_000)
+    check_between("num", num, 1, 10_000)
     if path.suffix.lower() != ".mp4":
         raise DataError(f"out: {path}, expected a name that ends in .mp4")
     if not path.parent.is_dir():
@@ -320,11 +317,6 @@ def _machine(device: torch.device) -> dict[str, str]:
     """What of the machine a result's last bits hang on."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else runtime.cpu_name()
     return {"torch": torch.__version__, "device": device.type, "processor": processor or platform.machine()}
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
-        raise DataError(f"{name}: {value}, expected {low} to {high}")
 
 
 def _some(words: Sequence[str], most: int = 40) -> str:

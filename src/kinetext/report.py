@@ -14,7 +14,8 @@ import torch
 import kinetext
 from kinetext import assemble, checkpoint, runtime
 from kinetext.checkpoint import Run, write_text
-from kinetext.evaluate import Confusion, Evaluation, Progress, evaluate, record, recorded
+from kinetext.evaluate import Confusion, Evaluation, evaluate, record, recorded
+from kinetext.types import Progress
 
 # A validation number stands beside the training number of the same name in one chart.
 _SIDES = ("train/", "val/")
@@ -40,7 +41,7 @@ def judge(
         What was found, and the card that now says so, or None.
     """
     run = assemble.open_run(name)
-    found = evaluate(run, overrides, device=torch.device(device) if device else None, progress=progress)
+    found = evaluate(run, overrides, device=assemble.device(device), progress=progress)
     shipped = Path(kinetext.__file__).resolve().parent in run.path.resolve().parents
     if shipped or not os.access(run.path, os.W_OK):
         return found, None
@@ -72,14 +73,13 @@ def write(run: Run) -> None:
 def training_facts(run: Run) -> dict[str, str]:
     """What the card says about how a run came to be."""
     recipe, shape = run.recipe, run.meta.video_shape
-    weights = run.weights()
     last: dict[str, Any] = {}
     for line in run.history():
         last |= line
     facts = {
         "task": recipe.task.name,
         "parts": ", ".join(f"{role} {name}" for role, name in _parts(run)),
-        "parameters": f"{sum(tensor.numel() for tensor in weights.values()):,}",
+        "parameters": f"{sum(p.numel() for p in assemble.restore(run).parameters()):,}",
         "data": ", ".join(f"{k} = {v!r}" for k, v in {"name": recipe.data.name, **recipe.data.args}.items()),
         "trained": f"{last.get('step', 0):,} steps of {recipe.train.batch * recipe.train.accumulate} samples, "
         f"{last.get('train/seconds', 0.0) / 60:.1f} minutes",

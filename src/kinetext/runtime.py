@@ -17,9 +17,23 @@ import torch
 Precision = Literal["auto", "bf16", "fp32"]
 
 
-def device() -> torch.device:
-    """The accelerator if there is one, else the processor."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+def device(name: str | None = None) -> torch.device:
+    """The device of that name; by default the accelerator if there is one, else the processor.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(1, device=found).sum().item()  # "meta" and a card that is not there fail here
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = torch.accelerator.current_accelerator(check_available=True)
+        count = torch.accelerator.device_count() if here else 0
+        legal = ", ".join(["cpu", *(f"{here}:{number}" for number in range(count))])
+        raise ValueError(f"device: {name!r}, expected one of {legal} on this machine") from error
+    return found
 
 
 def seed_of(*parts: int | str) -> int:
@@ -95,6 +109,19 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield temporary
+        _flush(temporary)
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or folder is on the disk: a power cut must not leave a new name on old bytes."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders, and journals its renames itself
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -18,12 +18,12 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from kinetext import assemble, optim, runtime
-from kinetext.checkpoint import Run, State, write_weights
+from kinetext.checkpoint import Meta, Run, State, write_weights
 from kinetext.config import Recipe, TrainConfig
 from kinetext.evaluate import Judge, check_reader
 from kinetext.interfaces import Dataset, Task
 from kinetext.progress import Meter
-from kinetext.types import Batch, KinetextError, Losses, RecipeError, RunError
+from kinetext.types import Batch, KinetextError, Losses, RecipeError, RunError, joined
 
 Batches = Callable[[int], Iterator[Batch]]
 Validate = Callable[[Task], Mapping[str, float]]
@@ -72,7 +72,11 @@ class Trainer:
         self.model: nn.Module = accelerator.prepare_model(self.task)
         self.optimizers = {
             player: optim.build(
-                self.task.parameters_of(player), config.optimizer, lr=config.lr, weight_decay=config.weight_decay
+                self.task,
+                self.task.parameters_of(player),
+                config.optimizer,
+                lr=config.lr,
+                weight_decay=config.weight_decay,
             )
             for player in task.players
         }
@@ -210,7 +214,7 @@ def _loop(
 ) -> None:
     config = trainer.config
     began, before = time.monotonic(), trainer.seconds
-    saved_at = began
+    saved_at = before
     done = trainer.progress() >= 1 or _patience_spent(trainer)
     while not done:
         # one step: every player's turn on the same batches
@@ -223,7 +227,7 @@ def _loop(
         if trainer.ema:
             trainer.ema.update()
         trainer.step += 1
-        trainer.seconds = before + time.monotonic() - began
+        trainer.seconds, asked = _agreed(trainer, before + time.monotonic() - began, stop.asked)
         meter.step(trainer.step, trainer.progress(), trainer.seconds, logged, lr, sum(map(len, mine)))
 
         # now and then: judge, draw, save
@@ -234,18 +238,27 @@ def _loop(
             with trainer.weights():
                 draw(trainer.task.eval(), trainer.step)
             trainer.task.train()
-        trainer.seconds = before + time.monotonic() - began
-        overdue = time.monotonic() - saved_at > 60 * config.save_minutes
-        if done or stop.asked or overdue or _due(config.save_every, trainer.step):
+        trainer.seconds, asked = _agreed(trainer, before + time.monotonic() - began, asked or stop.asked)
+        overdue = trainer.seconds - saved_at > 60 * config.save_minutes
+        if done or asked or overdue or _due(config.save_every, trainer.step):
             meter.check(trainer.step, logged)
             trainer.check()
             if trainer.accelerator.is_main_process:
                 run.save(trainer.state())
-            saved_at = time.monotonic()
-        if stop.asked and not done:
+            saved_at = trainer.seconds
+        if asked and not done:
             raise Interrupted(
                 f"stopped and saved at step {trainer.step}; go on with: kinetext train --resume {run.path}"
             )
+
+
+def _agreed(trainer: Trainer, seconds: float, asked: bool) -> tuple[float, bool]:
+    """The time spent and whether to stop, the same on every process: each must leave the loop after the same step."""
+    if trainer.accelerator.num_processes == 1:
+        return seconds, asked
+    own = torch.tensor([[seconds, float(asked)]], device=trainer.accelerator.device)
+    most = trainer.accelerator.gather(own).amax(0).tolist()
+    return most[0], most[1] > 0
 
 
 def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool:
@@ -255,8 +268,11 @@ def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool
         numbers = dict(validate(trainer.task.eval()))
         trainer.task.train()
         name = config.best or "val/loss"
-        if name not in numbers:
-            raise RunError(f"train.best: {name!r} is not measured here, expected one of {', '.join(sorted(numbers))}")
+        if not math.isfinite(numbers["val/loss"]):
+            raise RunError(
+                f"val/loss: {numbers['val/loss']} after step {trainer.step}; lower train.lr or set train.clip. "
+                "The last saved state is untouched"
+            )
         # a loss is better when smaller, everything else that one may name here when larger
         score = numbers[name] if name == "val/loss" else -numbers[name]
         if score < trainer.best:
@@ -321,20 +337,37 @@ def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
     task = assemble.task(recipe, meta, data)
     assemble.start_weights(task, recipe, meta, assemble.open_run)
     held_out = assemble.dataset(recipe, "val")
-    check_reader(recipe, meta, held_out)
+    _check_judging(recipe, meta, task, held_out)
     ranks = PartialState()
     with ranks.main_process_first():
         run = Run.create(path, recipe, meta) if ranks.is_main_process else Run.open(path)
     return _train(run, task, data, held_out, quiet=quiet)
 
 
+def _check_judging(recipe: Recipe, meta: Meta, task: Task, held_out: Dataset) -> None:
+    """Refuses, before a long training, what would fail when the result is judged."""
+    check_reader(recipe, meta, held_out)
+    if recipe.evaluate.split != "val":
+        assemble.dataset(recipe, recipe.evaluate.split)
+    if recipe.train.best not in ("", "val/loss"):
+        numbers = Judge(recipe, meta, held_out).validate(task.eval())
+        if recipe.train.best not in numbers:
+            raise RecipeError(
+                f"train.best: {recipe.train.best!r} is not measured here, expected one of {joined(sorted(numbers))}"
+            )
+
+
 def resume(path: Path, *, quiet: bool = False) -> Run:
-    """Continues a run exactly where it was last saved."""
-    run = Run.open(path)
+    """Continues a run exactly where it was last saved.
+
+    Raises:
+        KinetextError: not a run folder, a damaged one, or a recipe in it that was edited into something illegal.
+    """
+    run = assemble.open_path(path)
     _check_compiler(run.recipe.train)
     data = assemble.dataset(run.recipe)
     task = assemble.task(run.recipe, run.meta, data)
-    if run.load() is None:  # killed before the first save: begin again, from the same starting weights
+    if not run.saved():  # killed before the first save: begin again, from the same starting weights
         assemble.start_weights(task, run.recipe, run.meta, assemble.open_run)
     return _train(run, task, data, assemble.dataset(run.recipe, "val"), quiet=quiet)
 
@@ -351,4 +384,10 @@ def _train(run: Run, task: Task, data: Dataset, held_out: Dataset, *, quiet: boo
         draw=judge.draw_into(run.path / "samples"),
         quiet=quiet,
     )
+    ranks.wait_for_everyone()
     return run
+
+
+def is_first() -> bool:
+    """Whether this process is the one of several that reports."""
+    return PartialState().is_main_process

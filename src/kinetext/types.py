@@ -7,7 +7,7 @@ modality is a mask whose row is all False; nothing else changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Modality = Literal["text", "video"]
+Progress = Callable[[int, int], None]  # how many are done, of how many
 MODALITIES: tuple[Modality, ...] = ("text", "video")
 
 
@@ -218,13 +219,12 @@ class Prediction:
     video: Tensor | None = None
 
 
-def names_of(target: Target, row: Tensor, threshold: float = 0.5) -> tuple[str, ...]:
-    """The class names that a row of probabilities ``(K,)`` says: all over the threshold, or the best one."""
-    if not target.multi:
-        return (target.classes[int(row.argmax())],)
-    return tuple(name for name, p in zip(target.classes, row.tolist(), strict=True) if p >= threshold)
-
-
 def joined(values: Sequence[object]) -> str:
     """Legal values as a message shows them."""
     return ", ".join(str(v) for v in values) or "(none)"
+
+
+def check_between(name: str, value: float, low: float, high: float) -> None:
+    """Refuses a number that is not in [low, high], by a DataError that names it."""
+    if not low <= value <= high:
+        raise DataError(f"{name}: {value}, expected {low} to {high}")

@@ -79,7 +79,7 @@ def test_the_loss_of_a_network_that_returns_its_input() -> None:
     """x_hat = z gives (z - x) / (1 - t) = e - x, whatever t: the loss is E|e - x|^2 = 1 + x^2."""
 
     class Same(nn.Module):
-        def forward(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
+        def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
             return z
 
     flow = made_with(Same(), time_floor=1e-6, history=0.0, independent=0.5)

@@ -57,7 +57,7 @@ def test_rms_norm_is_pytorchs() -> None:
 
 
 def test_rotary_scores_depend_on_offsets_alone() -> None:
-    cos, sin = rope_3d((3, 4, 4), 24, torch.device("cpu"))
+    cos, sin = rope_3d(torch.arange(3), (4, 4), 24)
     q, k = torch.randn(2, 24, generator=torch.Generator().manual_seed(0)).unbind(0)
     at = lambda x, t, h, w: rotate(x[None], (cos[[t * 16 + h * 4 + w]], sin[[t * 16 + h * 4 + w]]))[0]  # noqa: E731
     torch.testing.assert_close(at(q, 0, 1, 2) @ at(k, 1, 0, 3), at(q, 1, 2, 0) @ at(k, 2, 1, 1))

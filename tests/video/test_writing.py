@@ -105,7 +105,7 @@ def test_a_png_is_exact(tmp_path: Path) -> None:
     [
         ("a.mp4", (4, 33, 32), {}, "frames of 32x33, expected an even"),
         ("a.avi", (4, 32, 32), {}, r"a name that ends in \.mp4"),
-        ("a.mp4", (4, 32, 32), {"fps": 0.0}, r"fps 0\.0"),
+        ("a.mp4", (4, 32, 32), {"fps": 0.0}, r"fps: 0\.0"),
         ("a.mp4", (4, 32, 32), {"fps": math.pi}, "can't be kept exactly"),
         ("a.mp4", (4, 32, 32), {"crf": 52}, "crf 52"),
         ("missing/a.mp4", (4, 32, 32), {}, "can't be written"),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from kinetext.checkpoint import write_text
 from kinetext.datasets.digits import OBJECTS, objects_of
-from kinetext.pipeline import Clip, Pipeline, Progress
+from kinetext.pipeline import Clip, Pipeline
 from kinetext.report import PLAYING, shell
-from kinetext.types import DataError
+from kinetext.types import DataError, Progress
 
 PROMPTS = (
     "the digit 3 is moving up and down",

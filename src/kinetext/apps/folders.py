@@ -6,7 +6,7 @@ import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +16,7 @@ from kinetext import manifest, video
 from kinetext.config import Recipe, check_args, suggest
 from kinetext.datasets.digits import Digits
 from kinetext.interfaces import Dataset
-from kinetext.types import DataError, Sample, joined
-
-Progress = Callable[[int, int], None]  # how many are done, of how many
+from kinetext.types import DataError, Progress, Sample, joined
 
 _MADE = {"digits": Digits}
 _DECIDED = frozenset({"clips", "split"})  # by the command itself

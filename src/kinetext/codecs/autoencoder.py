@@ -49,7 +49,13 @@ class Autoencoder(Codec):
 
     def encode(self, video: Tensor) -> Tensor:
         self._check(tuple(video.shape[1:]))
-        return unfold_frames(self.norm(self.encoder(fold_frames(video)).float()), len(video))
+        return unfold_frames(self.norm(self._encode(fold_frames(video)).float()), len(video))
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or frames.device.type != "cpu":
+            return self.encoder(frames)
+        # pieces that fit a processor's cache: 1.2 to 1.7 times as fast as all at once (benchmarks/codec.py)
+        return torch.cat([self.encoder(piece) for piece in frames.split(64)])
 
     def decode(self, target: Tensor, shape: Shape) -> Tensor:
         return self.decode_raw(target).float().clamp(-1, 1)

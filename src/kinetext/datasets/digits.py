@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from kinetext.interfaces import Dataset, Shape
 from kinetext.runtime import seed_of
-from kinetext.types import DataError, Sample, Target, joined
+from kinetext.types import DataError, Sample, Target, check_between, joined
 
 SIZE = 64  # pixels, the side of a frame
 DIGIT = 28  # pixels, the side of a digit
@@ -112,9 +112,9 @@ class Digits(Dataset):
         builtin: float = 0.0,
         seed: int = 0,
     ) -> None:
-        _between("clips", clips, 1, 2**40)
-        _between("num_frames", num_frames, 1, FRAMES)
-        _between("stride", stride, 1, FRAMES)
+        check_between("clips", clips, 1, 2**40)
+        check_between("num_frames", num_frames, 1, FRAMES)
+        check_between("stride", stride, 1, FRAMES)
         if split not in ("train", "val"):
             raise DataError(
                 f"split: {split!r}, expected train or val: every clip of this world is made, val as fresh as test"
@@ -281,11 +281,6 @@ def _paste(video: Images, rows: NDArray[np.intp], images: Images, x: NDArray[np.
         x[:, :, None, None] + side,
     )
     video[at] = np.maximum(video[at], images[:, None])
-
-
-def _between(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise DataError(f"{name}: {value}, expected {low} to {high}")
 
 
 @cache

@@ -168,7 +168,8 @@ class Folder(Dataset):
         seconds = [self._seconds(row) for row in rows[:: max(1, len(rows) // _PROBED)][:_PROBED]]
         if not seconds or min(seconds) <= 0 or max(seconds) > 1.01 * min(seconds):
             return 0.0
-        return self.num_frames / (sum(seconds) / len(seconds))
+        # thousandths: what a container can keep exactly
+        return round(self.num_frames / (sum(seconds) / len(seconds)), 3)
 
     def _seconds(self, row: Row) -> float:
         """How long the part of a clip is that its frames come from."""

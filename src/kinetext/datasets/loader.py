@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from kinetext.interfaces import Dataset, Shape
 from kinetext.runtime import rng
 from kinetext.text import Tokenizer
-from kinetext.types import Batch, DataError, Sample, Target
+from kinetext.types import Batch, DataError, KinetextError, Sample, Target
 
 
 class Draws(Sampler[list[int]]):
@@ -127,19 +128,19 @@ def train_loader(
     start: int = 0,
     rank: int = 0,
     ranks: int = 1,
-) -> DataLoader[Batch]:
+) -> Iterator[Batch]:
     """Endless shuffled batches from batch number ``start`` on."""
     draws = Draws(len(data), batch, seed=seed, start=start, rank=rank, ranks=ranks)
-    return _loader(data, collate, draws, workers)
+    return _batches(data, collate, draws, workers)
 
 
-def plain_loader(data: Dataset, collate: Collate, *, batch: int, workers: int = 0, limit: int = 0) -> DataLoader[Batch]:
+def plain_loader(data: Dataset, collate: Collate, *, batch: int, workers: int = 0, limit: int = 0) -> Iterator[Batch]:
     """One pass in order; the first ``limit`` samples if it is not 0."""
     size = min(limit or len(data), len(data))
     if size < 1:
         raise DataError("data: 0 samples, expected at least one")
     chunks = [list(range(i, min(i + batch, size))) for i in range(0, size, batch)]
-    return _loader(data, collate, chunks, workers)
+    return _batches(data, collate, chunks, workers)
 
 
 def _ignore_interrupt(worker: int) -> None:
@@ -147,16 +148,49 @@ def _ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _loader(
+class _Told:
+    """Hands a user's mistake over as a value: raised in a worker it would reach the loop as a stack trace."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __getitems__(self, draws: Sequence[int]) -> list[Sample] | KinetextError:
+        many = getattr(self.data, "__getitems__", None)
+        try:
+            return many(draws) if many else [self.data[draw] for draw in draws]
+        except KinetextError as error:
+            return error
+
+
+@dataclass
+class _Collated:
+    collate: Collate
+
+    def __call__(self, samples: list[Sample] | KinetextError) -> Batch | KinetextError:
+        try:
+            return samples if isinstance(samples, KinetextError) else self.collate(samples)
+        except KinetextError as error:
+            return error
+
+
+def _batches(
     data: Dataset, collate: Collate, batches: Sampler[list[int]] | list[list[int]], workers: int
-) -> DataLoader[Batch]:
-    loader = DataLoader(
-        cast("torch.utils.data.Dataset[Sample]", data),
+) -> Iterator[Batch]:
+    """Batches made by ``workers`` processes, or by this one.
+
+    Raises:
+        KinetextError: whatever the dataset or the collation raised, as they raised it.
+    """
+    loader: DataLoader[Batch | KinetextError] = DataLoader(
+        cast("torch.utils.data.Dataset[Batch | KinetextError]", _Told(data)),
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_Collated(collate),
         worker_init_fn=_ignore_interrupt,
         multiprocessing_context="fork" if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return cast("DataLoader[Batch]", loader)
+    for made in loader:
+        if isinstance(made, KinetextError):
+            raise made
+        yield made

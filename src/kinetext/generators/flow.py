@@ -96,7 +96,7 @@ class Flow(Generator):
                 f"patch: {patch}, expected a divisor of the target's height {shape[2]} and width {shape[3]}"
             )
 
-    def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng) -> Losses:
+    def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
         """Mean squared velocity error over the frames that are not known."""
         t_BT, known_BT = self._times(target, rng)
         dropped_B = torch.rand(len(target), generator=rng, device=target.device) < self.cond_dropout
@@ -104,7 +104,7 @@ class Flow(Generator):
         noise = torch.randn(target.shape, generator=rng, device=target.device)
         t = _per_frame(t_BT)
         z = t * target + (1 - t) * noise
-        x_hat = self.network(z, t_BT, cond).float()
+        x_hat = self.network(z, t_BT, cond, frames).float()
         error = ((x_hat - target) / (1 - t).clamp(min=self.time_floor)).square().mean(dim=(1, 3, 4))
         loss = error.masked_fill(known_BT, 0.0).sum() / (~known_BT).sum().clamp(min=1)
         return Losses(loss, {"velocity": loss.detach()})
@@ -213,15 +213,20 @@ class FlowTransformer(nn.Module):
         self.norm = RMSNorm(dim)
         self.out = nn.Linear(dim, channels * patch * patch)
 
-    def forward(self, z_BCTHW: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
-        """``(B, C, T, H, W)``, times ``(B, T)``, text features -> clean estimate ``(B, C, T, H, W)``."""
-        frames, rows, columns = z_BCTHW.shape[2], z_BCTHW.shape[3] // self.patch, z_BCTHW.shape[4] // self.patch
+    def forward(self, z_BCTHW: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
+        """``(B, C, T, H, W)``, times ``(B, T)``, text features -> clean estimate ``(B, C, T, H, W)``.
+
+        ``frames_T`` are the frames' positions in the clip, 0 to T - 1 where None.
+        """
+        rows, columns = z_BCTHW.shape[3] // self.patch, z_BCTHW.shape[4] // self.patch
+        if frames_T is None:
+            frames_T = torch.arange(z_BCTHW.shape[2], device=z_BCTHW.device)
         # absent tokens become a learned vector, so attention needs no mask and "no text" is a text too
         context = torch.where(cond.mask.unsqueeze(-1), cond.x, self.no_text.to(cond.x.dtype))
         pooled = torch.where(cond.mask.any(1, keepdim=True), cond.pooled(), self.no_text.to(cond.x.dtype))
         signal_BTD = self.time(t_BT) + self.text(pooled)[:, None]
         modulation = self.modulation(signal_BTD).unflatten(-1, (6, -1))
-        rope = rope_3d((frames, rows, columns), self.head_dim, z_BCTHW.device)
+        rope = rope_3d(frames_T, (rows, columns), self.head_dim)
         x = self.embed(patchify(z_BCTHW, self.patch))
         for block in self.blocks:
             x = block(x, modulation, context, rope)

@@ -30,18 +30,20 @@ class TimeEmbedding(nn.Module):
         return self.mlp(sinusoidal(t * 1000.0, self.frequencies))
 
 
-def rope_3d(shape: tuple[int, int, int], head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rotary angles for a (T, H, W) grid in row-major order: cos and sin, each ``(T*H*W, head_dim / 2)``.
+def rope_3d(frames_T: Tensor, grid: tuple[int, int], head_dim: int) -> tuple[Tensor, Tensor]:
+    """Rotary angles for the cells of an (H, W) ``grid`` in the frames at positions ``frames_T``, in row-major
+    order: cos and sin, each ``(T*H*W, head_dim / 2)``.
 
     The frequencies are shared out over the axes, time first (as in Wang et al. 2024, Qwen2-VL,
     section 2.1, M-RoPE); base 100 because grids here are tens of positions long.
     """
     pairs = head_dim // 2
     share = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
-    grid = torch.meshgrid(*(torch.arange(n, device=device) for n in shape), indexing="ij")
+    space = (torch.arange(n, device=frames_T.device) for n in grid)
+    axes = torch.meshgrid(frames_T, *space, indexing="ij")
     angles = []
-    for axis, count in zip(grid, share, strict=True):
-        rates = 100.0 ** (-torch.arange(count, device=device) / max(count, 1))
+    for axis, count in zip(axes, share, strict=True):
+        rates = 100.0 ** (-torch.arange(count, device=frames_T.device) / max(count, 1))
         angles.append(axis.reshape(-1, 1).float() * rates)
     joined = torch.cat(angles, dim=1)
     return joined.cos(), joined.sin()

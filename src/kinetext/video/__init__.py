@@ -15,13 +15,14 @@ from kinetext.video.reading import (
     read_provenance,
     to_float,
 )
-from kinetext.video.writing import to_bytes, write, write_gif, write_png
+from kinetext.video.writing import frame_rate, to_bytes, write, write_gif, write_png
 
 __all__ = [
     "Fit",
     "Sampling",
     "VideoError",
     "VideoInfo",
+    "frame_rate",
     "probe",
     "read_all",
     "read_clip",

@@ -60,7 +60,7 @@ def write(
         raise VideoError(f"{path}: frames of {width}x{height}, expected an even width and height")
     if not 0 <= crf <= 51:
         raise VideoError(f"{path}: crf {crf}, expected 0 to 51")
-    rate = _rate(path, fps)
+    rate = frame_rate(fps)
     comment = _comment(path, provenance)
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as container:
@@ -181,15 +181,19 @@ def _named(path: str | Path, suffix: str) -> Path:
     return path
 
 
-def _rate(path: Path, fps: float) -> Fraction:
-    """The fraction that ``fps`` stands for: 29.97002997 is 30000/1001."""
+def frame_rate(fps: float) -> Fraction:
+    """The fraction that ``fps`` stands for: 29.97002997 is 30000/1001.
+
+    Raises:
+        VideoError: it is not more than 0 and at most 1000, or no container keeps it exactly.
+    """
     if not 0 < fps <= 1000:
-        raise VideoError(f"{path}: fps {fps}, expected more than 0, at most 1000")
+        raise VideoError(f"fps: {fps}, expected more than 0, at most 1000")
     for largest in (1001, 65_535):
         rate = Fraction(fps).limit_denominator(largest)
         if rate and math.isclose(rate, fps, rel_tol=1e-12):
             return rate
-    raise VideoError(f"{path}: fps {fps} can't be kept exactly, expected a fraction with a denominator up to 65535")
+    raise VideoError(f"fps: {fps} can't be kept exactly, expected a fraction with a denominator up to 65535")
 
 
 def _comment(path: Path, provenance: Mapping[str, object] | str | None) -> str:

@@ -1,0 +1,74 @@
+"""Text to video: which frames a training step looks at, and that their places are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kinetext import assemble
+from kinetext.config import Recipe
+from kinetext.runtime import rng
+from kinetext.tasks.text_to_video import TextToVideo
+from kinetext.types import Batch, RecipeError
+
+RECIPE = """
+task.name = "text_to_video"
+encoders.text = { name = "transformer", dim = 16, depth = 1 }
+codec.name = "pixel"
+generator = { name = "flow", dim = 16, depth = 1, patch = 16 }
+data = { name = "digits", clips = 4, num_frames = 8 }
+"""
+
+
+def maker(**options: int) -> tuple[TextToVideo, Batch]:
+    recipe = assemble.resolve(Recipe.parse(RECIPE, [f"task.{k}={v}" for k, v in options.items()]))
+    data = assemble.dataset(recipe)
+    meta = assemble.describe(recipe, data)
+    task = assemble.task(recipe, meta, data)
+    assert isinstance(task, TextToVideo)
+    return task, next(assemble.plain_batches(recipe, meta, data))
+
+
+def test_a_training_step_sees_some_frames_of_every_clip_in_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, batch = maker(train_frames=3)
+    seen: list[tuple[Tensor, Tensor]] = []
+    real = task.generator.loss
+
+    def loss(target: Tensor, *rest: Any, frames: Tensor, **named: Any) -> Any:
+        seen.append((target, frames))
+        return real(target, *rest, frames=frames, **named)
+
+    monkeypatch.setattr(task.generator, "loss", loss)
+    for step in range(40):
+        task.train().loss(batch, player="model", rng=rng(step))
+    for target, frames in seen:
+        assert frames.tolist() == sorted(set(frames.tolist())) and len(frames) == 3
+        torch.testing.assert_close(target, task.codec.encode(batch.video[:, :, frames]))
+    assert set(torch.cat([frames for _, frames in seen]).tolist()) == set(range(8))
+
+
+def test_judging_sees_every_frame() -> None:
+    (some, batch), (every, _) = maker(train_frames=3), maker()
+    every.load_state_dict(some.state_dict())
+    losses = [task.eval().loss(batch, player="model", rng=rng(0)).total for task in (some, every)]
+    assert torch.equal(*losses)
+
+
+def test_frames_keep_their_places_in_the_network() -> None:
+    task, batch = maker()
+    target = task.codec.encode(batch.video)[:, :, :3]
+    cond = task.encoders["text"](batch.tokens, batch.token_mask)
+    first, far, default = (
+        task.generator.loss(target, cond, player="model", rng=rng(0), frames=frames).total
+        for frames in (torch.arange(3), torch.tensor([0, 3, 7]), None)
+    )
+    assert torch.equal(first, default)
+    assert not torch.equal(far, default)
+
+
+def test_more_frames_than_a_clip_has_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"task\.train_frames: 9, expected 0 to 8"):
+        maker(train_frames=9)
