@@ -297,6 +297,11 @@ def _text_to_video(parts: _Parts) -> Task:
     found = parts.encoders(("text",))
     codec = parts.codec()
     generator = parts.generator(codec, found["text"])
+    if parts.recipe.task.args["cache_targets"] and parts.data is not None and not parts.data.fixed:
+        raise RecipeError(
+            f"task.cache_targets: true, but the clips of data {parts.recipe.data.name} change from epoch to epoch; "
+            "expected uniform sampling without flip and crop_jitter, or cache_targets = false"
+        )
     return TextToVideo(found, codec, generator, parts.shape(), **parts.recipe.task.args)
 
 

@@ -126,6 +126,7 @@ class Dataset(ABC):
     targets: tuple[Target, ...] = ()  # label columns this set can give
     video_shape: Shape | None = None  # (C, T, H, W) of every clip, None without video
     fps: float = 0.0  # frames a second of the sampled clips, 0 where it varies
+    fixed: bool = False  # whether the video of an index is the same in every epoch
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from kinetext import assemble
+from kinetext import assemble, video
 from kinetext.config import Recipe
 from kinetext.runtime import rng
 from kinetext.tasks.text_to_video import TextToVideo
@@ -23,7 +25,7 @@ data = { name = "digits", clips = 4, num_frames = 8 }
 """
 
 
-def maker(**options: int) -> tuple[TextToVideo, Batch]:
+def maker(**options: int | str) -> tuple[TextToVideo, Batch]:
     recipe = assemble.resolve(Recipe.parse(RECIPE, [f"task.{k}={v}" for k, v in options.items()]))
     data = assemble.dataset(recipe)
     meta = assemble.describe(recipe, data)
@@ -72,3 +74,35 @@ def test_frames_keep_their_places_in_the_network() -> None:
 def test_more_frames_than_a_clip_has_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"task\.train_frames: 9, expected 0 to 8"):
         maker(train_frames=9)
+
+
+def test_cached_targets_are_what_the_codec_makes_and_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    (plain, batch), (caching, _) = maker(), maker(cache_targets="true")
+    caching.load_state_dict(plain.state_dict())
+    calls = []
+    real = caching.codec.encode
+    monkeypatch.setattr(caching.codec, "encode", lambda video: (calls.append(len(video)), real(video))[1])
+    shuffled = replace(batch, keys=batch.keys[::-1], video=batch.video.flip(0) * float("nan"))
+    first, again = (caching.train()._target(b, None) for b in (batch, shuffled))
+    assert calls == [4]
+    torch.testing.assert_close(first, plain.codec.encode(batch.video), atol=1e-3, rtol=1e-3)  # 16 bits
+    assert torch.equal(again, first.flip(0))
+    assert torch.equal(caching._target(batch, torch.tensor([1, 5])), first[:, :, [1, 5]])
+    caching.eval()._target(batch, None)
+    assert calls == [4, 4], "judging uses the codec itself"
+
+
+def test_targets_of_clips_that_change_are_not_cached(tmp_path: Path) -> None:
+    video.write_png(tmp_path / "a.png", torch.zeros(1, 20, 20, 3, dtype=torch.uint8))
+    (tmp_path / "metadata.csv").write_text("file_name,text,split\na.png,black and still,train\n")
+    flipped = [
+        f"data.root={tmp_path}",
+        "data.num_frames=2",
+        "data.size=16",
+        "data.flip=true",
+        "task.cache_targets=true",
+    ]
+    recipe = assemble.resolve(Recipe.parse(RECIPE.replace('"digits", clips = 4, num_frames = 8', '"folder"'), flipped))
+    data = assemble.dataset(recipe)
+    with pytest.raises(RecipeError, match=r"task\.cache_targets: true, but the clips .* change"):
+        assemble.task(recipe, assemble.describe(recipe, data), data)

@@ -98,6 +98,8 @@ class Digits(Dataset):
         seed: of the world.
     """
 
+    fixed = True
+
     def __init__(
         self,
         *,

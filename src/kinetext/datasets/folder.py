@@ -84,6 +84,7 @@ class Folder(Dataset):
         training = split == "train"
         self.random_window = training and sampling == "random"
         self.flip, self.crop_jitter = training and flip, crop_jitter if training else 0.0
+        self.fixed = not (self.random_window or self.flip or self.crop_jitter)
         self.cache = cache and not self.random_window
         self.targets = tuple(Target(name, table.classes(name), multi=name in multi) for name in targets)
         self.video_shape: Shape | None = None

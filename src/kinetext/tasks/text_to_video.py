@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kinetext.interfaces import Codec, Encoder, Generator, Shape, Task
 from kinetext.types import Batch, Losses, Prediction, RecipeError
@@ -25,6 +25,8 @@ class TextToVideo(Task):
             order and places; 0 is all. Few frames of many clips teach more in the same time, and a short
             training on all frames finishes it (as Zheng et al. 2023, "Fast Training of Diffusion Models
             with Masked Transformers", leave out patches first and tune on whole images last).
+        cache_targets: keep what the codec made of the training clips in memory, in 16 bits, so that every epoch
+            but the first does without the codec. Only for data that is the same in every epoch.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class TextToVideo(Task):
         steps: int = 25,
         guidance: float = 3.0,
         train_frames: int = 0,
+        cache_targets: bool = False,
     ) -> None:
         super().__init__()
         if set(encoders) != {"text"}:
@@ -49,6 +52,8 @@ class TextToVideo(Task):
         self.players = generator.players
         self.shape = shape
         self.steps, self.guidance, self.train_frames = steps, guidance, train_frames
+        self.cache_targets = cache_targets
+        self._cache: dict[str, Tensor] = {}
 
     def train(self, mode: bool = True) -> TextToVideo:
         """The frozen codec stays in evaluation mode."""
@@ -58,15 +63,29 @@ class TextToVideo(Task):
 
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
         batch.must_have_video("text to video learns from clips")
-        video, frames = batch.video, None
-        if self.train_frames and self.training:
-            frames = torch.randperm(video.shape[2], generator=rng, device=video.device)[: self.train_frames].sort()[0]
-            video = video[:, :, frames]
-        with torch.no_grad():
-            target = self.codec.encode(video)
+        frames = self._frames(batch.video, rng) if self.train_frames and self.training else None
+        target = self._target(batch, frames)
         cond = self.encoders["text"](batch.tokens, batch.token_mask)
         losses: Losses = self.generator.loss(target, cond, player=player, rng=rng, frames=frames)
         return losses
+
+    def _frames(self, video: Tensor, rng: torch.Generator) -> Tensor:
+        chosen = torch.randperm(video.shape[2], generator=rng, device=video.device)[: self.train_frames]
+        return chosen.sort().values
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, frames: Tensor | None) -> Tensor:
+        """What the codec makes of the clips, of their ``frames`` alone where these are given."""
+        if not (self.cache_targets and self.training):
+            return self.codec.encode(batch.video if frames is None else batch.video[:, :, frames])
+        if any(key not in self._cache for key in batch.keys):
+            # the whole batch, known clips too: its shape, and so the last bits of what comes out, stay the same
+            made = self.codec.encode(batch.video)
+            kept = (made.half() if made.is_floating_point() else made).cpu()
+            self._cache |= {key: one.clone() for key, one in zip(batch.keys, kept, strict=True)}
+        target = torch.stack([self._cache[key] for key in batch.keys]).to(batch.video.device)
+        target = target.float() if target.is_floating_point() else target
+        return target if frames is None else target[:, :, frames]
 
     @torch.no_grad()
     def predict(self, batch: Batch, *, rng: torch.Generator | Sequence[torch.Generator]) -> Prediction:
