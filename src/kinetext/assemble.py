@@ -342,14 +342,14 @@ def device(name: str | None) -> torch.device:
 
 
 def open_path(path: Path) -> Run:
-    """A run folder, its recipe checked: somebody may have edited it.
+    """A run folder, its recipe resolved: somebody may have edited it, or options were added since it was written.
 
     Raises:
         RunError: not a run folder, damaged, or of another format.
         RecipeError: a component or option that does not exist.
     """
     run = Run.open(path)
-    resolve(run.recipe)
+    run.recipe = resolve(run.recipe)
     return run
 
 

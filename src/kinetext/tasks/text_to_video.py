@@ -81,10 +81,11 @@ class TextToVideo(Task):
         if any(key not in self._cache for key in batch.keys):
             # the whole batch, known clips too: its shape, and so the last bits of what comes out, stay the same
             made = self.codec.encode(batch.video)
-            kept = (made.half() if made.is_floating_point() else made).cpu()
-            self._cache |= {key: one.clone() for key, one in zip(batch.keys, kept, strict=True)}
-        target = torch.stack([self._cache[key] for key in batch.keys]).to(batch.video.device)
-        target = target.float() if target.is_floating_point() else target
+            small = (made.half() if made.is_floating_point() else made).cpu()
+            self._cache |= {key: one.clone() for key, one in zip(batch.keys, small, strict=True)}
+        kept = [self._cache[key] for key in batch.keys]
+        # each by itself: stacking 16-bit floats is refused under a processor's autocast
+        target = torch.stack([one.float() if one.is_floating_point() else one for one in kept]).to(batch.video.device)
         return target if frames is None else target[:, :, frames]
 
     @torch.no_grad()
