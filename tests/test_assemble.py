@@ -130,6 +130,23 @@ def test_the_split_to_judge_on_must_exist() -> None:
         assemble.dataset(recipe, recipe.evaluate.split)
 
 
+@pytest.mark.parametrize("name", ["digits", "digits-reader"])
+def test_what_ships_opens(name: str) -> None:
+    assert not assemble.restore(assemble.open_run(name)).training
+
+
+def test_a_run_written_before_an_option_existed_opens_with_its_default(tmp_path: Path) -> None:
+    train.start(Recipe.parse(FLOW), tmp_path / "run", quiet=True)
+    lines = (tmp_path / "run" / "recipe.toml").read_text().splitlines()
+    (tmp_path / "run" / "recipe.toml").write_text("\n".join(x for x in lines if not x.startswith("cache_targets")))
+    assert assemble.open_run(str(tmp_path / "run")).recipe.task.args["cache_targets"] is False
+
+
+def test_a_cache_that_no_memory_holds_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"task\.cache_targets: true, and 100,000,000 clips would take \d+ GiB"):
+        build(FLOW, "task.cache_targets=true", "data.clips=100_000_000")
+
+
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(RunError, match="neither a run folder nor a shipped model"):
         assemble.open_run("nowhere/at/all")

@@ -267,6 +267,7 @@ class Grey(Dataset):
 
     targets = (Target("shade", ("dark", "light")),)
     video_shape = (1, 2, 4, 4)
+    fixed = True
 
     def __init__(self, flaw: str = "") -> None:
         self.flaw = flaw
@@ -278,6 +279,7 @@ class Grey(Dataset):
         index = draw if self.flaw == "epoch" else draw % 3
         key = "same" if self.flaw == "keys" else f"grey-{index}"
         level = 2.0 if self.flaw == "range" else index / 2
+        level = -level if self.flaw == "stale" and draw >= 3 else level
         video = torch.full((1, 2, 4, 8 if self.flaw == "shape" else 4), level)
         if self.flaw == "dice":
             video = torch.rand(1, 2, 4, 4)
@@ -290,7 +292,8 @@ class Grey(Dataset):
 @pytest.mark.parametrize(
     ("flaw", "message"),
     [
-        ("epoch", "one epoch later it is"),
+        ("epoch", "an epoch later"),
+        ("stale", "says that its clips are fixed"),
         ("keys", "the same key"),
         ("range", r"not in \[-1, 1\]"),
         ("shape", "promised"),

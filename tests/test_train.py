@@ -183,7 +183,6 @@ def test_two_processes_stop_after_the_same_step_and_one_reports(tmp_path: Path) 
     state = run.load()
     assert state is not None and run.history()[-1]["step"] == state.step
     assert done.stdout.count("report: ") == 1
-    # every rank took its own batches: 24 clips, 5 a batch, 2 ranks
     assert (tmp_path / "run" / "report.html").is_file()
 
 
@@ -237,6 +236,9 @@ def test_a_recipe_edited_into_nonsense_is_refused_on_resume(tmp_path: Path) -> N
     edited = (tmp_path / "run" / "recipe.toml").read_text().replace("latent_dim", "latent_dims")
     (tmp_path / "run" / "recipe.toml").write_text(edited)
     with pytest.raises(RecipeError, match=r"codec\.latent_dims: no such option, did you mean 'latent_dim'"):
+        train.resume(tmp_path / "run", quiet=True)
+    (tmp_path / "run" / "recipe.toml").write_text(edited.replace("latent_dims = 4", "latent_dim = 3"))
+    with pytest.raises(RunError, match=r"saved state at step 1 does not fit the run's recipe\.toml"):
         train.resume(tmp_path / "run", quiet=True)
 
 

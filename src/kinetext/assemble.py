@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from kinetext.text import Tokenizer
 from kinetext.types import Batch, RecipeError, RunError, joined
 
 T = TypeVar("T")
+CACHE_BYTES = 2**33  # of targets that a process may keep in memory
 
 ROLES: Mapping[str, Registry] = {
     "task": TASKS,
@@ -297,12 +299,23 @@ def _text_to_video(parts: _Parts) -> Task:
     found = parts.encoders(("text",))
     codec = parts.codec()
     generator = parts.generator(codec, found["text"])
-    if parts.recipe.task.args["cache_targets"] and parts.data is not None and not parts.data.fixed:
-        raise RecipeError(
-            f"task.cache_targets: true, but the clips of data {parts.recipe.data.name} change from epoch to epoch; "
-            "expected uniform sampling without flip and crop_jitter, or cache_targets = false"
-        )
+    if parts.recipe.task.args["cache_targets"] and parts.data is not None:
+        _check_cache(parts.recipe, parts.data, codec.target_shape(parts.shape()))
     return TextToVideo(found, codec, generator, parts.shape(), **parts.recipe.task.args)
+
+
+def _check_cache(recipe: Recipe, data: Dataset, target: Shape) -> None:
+    if not data.fixed:
+        raise RecipeError(
+            f"task.cache_targets: true, but data {recipe.data.name} does not promise the same clips in every epoch "
+            "(a folder does without flip, crop_jitter and random sampling); expected false"
+        )
+    need = 2 * len(data) * prod(target)
+    if need > CACHE_BYTES:
+        raise RecipeError(
+            f"task.cache_targets: true, and {len(data):,} clips would take {need / 2**30:.0f} GiB of memory, "
+            f"expected at most {CACHE_BYTES / 2**30:.0f}; take fewer clips, or false"
+        )
 
 
 def _reconstruction(parts: _Parts) -> Task:
@@ -360,7 +373,7 @@ def open_run(name: str) -> Run:
         return open_path(path)
     models = Path(kinetext.__file__).parent / "models"
     if (models / name / "recipe.toml").is_file():
-        return Run.open(models / name)
+        return open_path(models / name)
     shipped = sorted(p.parent.name for p in models.glob("*/recipe.toml"))
     raise RunError(
         f"{name}: neither a run folder nor a shipped model{suggest(name, shipped)}; shipped: {joined(shipped)}"

@@ -133,7 +133,8 @@ def train(
             assert recipe is not None
             run = train.start(Recipe.load(recipe, changes or ()), out or Path("runs") / recipe.stem)
     except train.Interrupted as stopped:
-        _say(str(stopped))
+        if train.is_first():
+            _say(str(stopped))
         raise typer.Exit(130) from stopped
     if not train.is_first():
         return  # one process of several reports

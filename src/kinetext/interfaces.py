@@ -134,6 +134,10 @@ class Dataset(ABC):
     @abstractmethod
     def __getitem__(self, draw: int) -> Sample: ...
 
+    def __getitems__(self, draws: Sequence[int]) -> list[Sample]:
+        """Several samples; override it where many are cheaper together (torch's loader asks for batches)."""
+        return [self[draw] for draw in draws]
+
     def texts(self) -> Iterable[str]:
         """Every text a vocabulary should be built from."""
         return ()

@@ -8,7 +8,7 @@ import platform
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -28,11 +28,13 @@ def device(name: str | None = None) -> torch.device:
     try:
         found = torch.device(name)
         torch.empty(1, device=found).sum().item()  # "meta" and a card that is not there fail here
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         here = torch.accelerator.current_accelerator(check_available=True)
         count = torch.accelerator.device_count() if here else 0
         legal = ", ".join(["cpu", *(f"{here}:{number}" for number in range(count))])
-        raise ValueError(f"device: {name!r}, expected one of {legal} on this machine") from error
+        raise ValueError(
+            f"device: {name!r}, expected one of {legal} on this machine ({str(error).splitlines()[0]})"
+        ) from error
     return found
 
 
@@ -111,15 +113,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
+        with suppress(OSError):  # the file is in its place; some network disks can't flush a folder
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
     """Waits until a file or folder is on the disk: a power cut must not leave a new name on old bytes."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders, and journals its renames itself
-        return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -150,12 +151,16 @@ class Trainer:
 
     def restore(self, state: State) -> None:
         """Continues from a saved state."""
-        self.task.load_state_dict(state.model)
-        if self.ema:
-            self.ema.load(state.ema, state.progress["updates"])
-        for player, saved in state.optimizers.items():
-            for optimizer, one in zip(self.optimizers[player], saved, strict=True):
-                optimizer.load_state_dict(one)
+        try:
+            self.task.load_state_dict(state.model)
+            if self.ema:
+                self.ema.load(state.ema, state.progress["updates"])
+            for player, saved in state.optimizers.items():
+                for optimizer, one in zip(self.optimizers[player], saved, strict=True):
+                    optimizer.load_state_dict(one)
+        except (RuntimeError, ValueError, KeyError) as error:
+            why = str(error).splitlines()[0]
+            raise RunError(f"the saved state at step {state.step} does not fit the run's recipe.toml: {why}") from error
         self.step = state.step
         self.seconds = state.progress["seconds"]
         self.best = math.inf if state.progress["best"] is None else state.progress["best"]
@@ -233,7 +238,7 @@ def _loop(
         # now and then: judge, draw, save
         done = trainer.progress() >= 1
         if validate and (done or _due(config.eval_every, trainer.step)):
-            done = _judge(trainer, run, meter, validate) or done
+            done = _agreed(trainer, 0.0, _judge(trainer, run, meter, validate))[1] or done
         if draw and trainer.accelerator.is_main_process and (done or _due(config.sample_every, trainer.step)):
             with trainer.weights():
                 draw(trainer.task.eval(), trainer.step)
@@ -245,6 +250,7 @@ def _loop(
             trainer.check()
             if trainer.accelerator.is_main_process:
                 run.save(trainer.state())
+            trainer.accelerator.wait_for_everyone()  # who leaves first would have its launcher kill the one that saves
             saved_at = trainer.seconds
         if asked and not done:
             raise Interrupted(
@@ -253,7 +259,7 @@ def _loop(
 
 
 def _agreed(trainer: Trainer, seconds: float, asked: bool) -> tuple[float, bool]:
-    """The time spent and whether to stop, the same on every process: each must leave the loop after the same step."""
+    """The longest time spent and whether any process wants to stop: all must leave the loop after the same step."""
     if trainer.accelerator.num_processes == 1:
         return seconds, asked
     own = torch.tensor([[seconds, float(asked)]], device=trainer.accelerator.device)
@@ -349,12 +355,17 @@ def _check_judging(recipe: Recipe, meta: Meta, task: Task, held_out: Dataset) ->
     check_reader(recipe, meta, held_out)
     if recipe.evaluate.split != "val":
         assemble.dataset(recipe, recipe.evaluate.split)
-    if recipe.train.best not in ("", "val/loss"):
-        numbers = Judge(recipe, meta, held_out).validate(task.eval())
-        if recipe.train.best not in numbers:
-            raise RecipeError(
-                f"train.best: {recipe.train.best!r} is not measured here, expected one of {joined(sorted(numbers))}"
-            )
+    if recipe.train.best in ("", "val/loss"):
+        return
+    task = task.to(PartialState().device).eval()
+    one_batch = replace(recipe, evaluate=replace(recipe.evaluate, samples=recipe.evaluate.batch))
+    for some in (one_batch, recipe):  # a few numbers need a sample of their kind, so that one batch may lack them
+        numbers = Judge(some, meta, held_out).validate(task)
+        if recipe.train.best in numbers:
+            return
+    raise RecipeError(
+        f"train.best: {recipe.train.best!r} is not measured here, expected one of {joined(sorted(numbers))}"
+    )
 
 
 def resume(path: Path, *, quiet: bool = False) -> Run:
@@ -369,7 +380,9 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
     task = assemble.task(run.recipe, run.meta, data)
     if not run.saved():  # killed before the first save: begin again, from the same starting weights
         assemble.start_weights(task, run.recipe, run.meta, assemble.open_run)
-    return _train(run, task, data, assemble.dataset(run.recipe, "val"), quiet=quiet)
+    held_out = assemble.dataset(run.recipe, "val")
+    _check_judging(run.recipe, run.meta, task, held_out)
+    return _train(run, task, data, held_out, quiet=quiet)
 
 
 def _train(run: Run, task: Task, data: Dataset, held_out: Dataset, *, quiet: bool) -> Run:

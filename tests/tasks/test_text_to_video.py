@@ -85,12 +85,12 @@ def test_cached_targets_are_what_the_codec_makes_and_are_made_once(monkeypatch: 
     shuffled = replace(batch, keys=batch.keys[::-1], video=batch.video.flip(0) * float("nan"))
     with torch.autocast("cpu", torch.bfloat16):
         first, again = (caching.train()._target(b, None) for b in (batch, shuffled))
-    assert calls == [4]
+    assert calls == [1, 1, 1, 1]
     torch.testing.assert_close(first, plain.codec.encode(batch.video), atol=1e-3, rtol=1e-3)  # 16 bits
     assert torch.equal(again, first.flip(0))
     assert torch.equal(caching._target(batch, torch.tensor([1, 5])), first[:, :, [1, 5]])
     caching.eval()._target(batch, None)
-    assert calls == [4, 4], "judging uses the codec itself"
+    assert calls[4:] == [4], "judging uses the codec itself"
 
 
 def test_targets_of_clips_that_change_are_not_cached(tmp_path: Path) -> None:
@@ -105,5 +105,5 @@ def test_targets_of_clips_that_change_are_not_cached(tmp_path: Path) -> None:
     ]
     recipe = assemble.resolve(Recipe.parse(RECIPE.replace('"digits", clips = 4, num_frames = 8', '"folder"'), flipped))
     data = assemble.dataset(recipe)
-    with pytest.raises(RecipeError, match=r"task\.cache_targets: true, but the clips .* change"):
+    with pytest.raises(RecipeError, match=r"task\.cache_targets: true, but data folder does not promise"):
         assemble.task(recipe, assemble.describe(recipe, data), data)

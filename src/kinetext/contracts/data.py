@@ -31,8 +31,10 @@ def check_dataset(dataset: Dataset, *, samples: int = 4) -> None:
             sample = dataset[draw]
             torch.manual_seed(draw + 1)
             require(_same_sample(sample, dataset[draw]), dataset, f"gives two different samples for draw {draw}")
-            again = dataset[draw + len(dataset)].key
-            require(again == sample.key, dataset, f"draw {draw} is {sample.key!r}, one epoch later it is {again!r}")
+            later = dataset[draw + len(dataset)]
+            require(later.key == sample.key, dataset, f"draw {draw} is {sample.key!r}, an epoch later {later.key!r}")
+            kept = not dataset.fixed or _same_video(sample, later)
+            require(kept, dataset, f"says that its clips are fixed, and {sample.key} is another one an epoch later")
             _check_sample(dataset, sample, targets)
             keys.append(sample.key)
     require(len(set(keys)) == looked, dataset, f"gives the same key to different samples: {keys}")
@@ -42,9 +44,12 @@ def check_dataset(dataset: Dataset, *, samples: int = 4) -> None:
                  f"counts {len(counts)} classes of {target.name!r}, and names {len(target.classes)}")  # fmt: skip
 
 
+def _same_video(a: Sample, b: Sample) -> bool:
+    return a.video is b.video or (a.video is not None and b.video is not None and torch.equal(a.video, b.video))
+
+
 def _same_sample(a: Sample, b: Sample) -> bool:
-    same_video = a.video is b.video or (a.video is not None and b.video is not None and torch.equal(a.video, b.video))
-    return same_video and (a.key, a.text, a.labels, a.weight) == (b.key, b.text, b.labels, b.weight)
+    return _same_video(a, b) and (a.key, a.text, a.labels, a.weight) == (b.key, b.text, b.labels, b.weight)
 
 
 def _check_sample(dataset: Dataset, sample: Sample, targets: Mapping[str, Target]) -> None:

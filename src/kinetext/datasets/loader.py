@@ -155,9 +155,8 @@ class _Told:
         self.data = data
 
     def __getitems__(self, draws: Sequence[int]) -> list[Sample] | KinetextError:
-        many = getattr(self.data, "__getitems__", None)
         try:
-            return many(draws) if many else [self.data[draw] for draw in draws]
+            return self.data.__getitems__(draws)
         except KinetextError as error:
             return error
 

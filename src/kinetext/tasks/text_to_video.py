@@ -25,8 +25,8 @@ class TextToVideo(Task):
             order and places; 0 is all. Few frames of many clips teach more in the same time, and a short
             training on all frames finishes it (as Zheng et al. 2023, "Fast Training of Diffusion Models
             with Masked Transformers", leave out patches first and tune on whole images last).
-        cache_targets: keep what the codec made of the training clips in memory, in 16 bits, so that every epoch
-            but the first does without the codec. Only for data that is the same in every epoch.
+        cache_targets: keep what the codec made of the training clips in memory, in 16 bits a number, in every process,
+            so that every epoch but the first does without the codec. Only for data that is the same in every epoch.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class TextToVideo(Task):
         self.encoders = nn.ModuleDict(encoders)
         if not 0 <= train_frames <= shape[1]:
             raise RecipeError(f"task.train_frames: {train_frames}, expected 0 to {shape[1]}, the frames of a clip")
+        if train_frames and codec.target_shape(shape)[1] != shape[1]:
+            raise RecipeError(f"task.train_frames: {train_frames}, but the codec joins frames; expected 0, all of them")
         self.codec = codec.requires_grad_(False)
         self.generator = generator
         self.players = generator.players
@@ -78,11 +80,11 @@ class TextToVideo(Task):
         """What the codec makes of the clips, of their ``frames`` alone where these are given."""
         if not (self.cache_targets and self.training):
             return self.codec.encode(batch.video if frames is None else batch.video[:, :, frames])
-        if any(key not in self._cache for key in batch.keys):
-            # the whole batch, known clips too: its shape, and so the last bits of what comes out, stay the same
-            made = self.codec.encode(batch.video)
-            small = (made.half() if made.is_floating_point() else made).cpu()
-            self._cache |= {key: one.clone() for key, one in zip(batch.keys, small, strict=True)}
+        for row, key in enumerate(batch.keys):
+            if key not in self._cache:
+                # by itself: its last bits must not hang on its neighbours, or a resumed run would be another one
+                made = self.codec.encode(batch.video[row : row + 1])[0]
+                self._cache[key] = (made.half() if made.is_floating_point() else made).cpu()
         kept = [self._cache[key] for key in batch.keys]
         # each by itself: stacking 16-bit floats is refused under a processor's autocast
         target = torch.stack([one.float() if one.is_floating_point() else one for one in kept]).to(batch.video.device)
