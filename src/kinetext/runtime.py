@@ -101,6 +101,20 @@ def autocast(precision: Precision, on: torch.device) -> Iterator[None]:
         yield
 
 
+def compile_blocks(module: torch.nn.Module) -> None:
+    """Compiles repeated blocks and convolution stacks in place: most of the gain of compiling the whole,
+    at a fraction of the compile time.
+    """
+    for child in module.children():
+        if isinstance(child, torch.nn.ModuleList):
+            for block in child:
+                block.compile(dynamic=False)
+        elif isinstance(child, torch.nn.Sequential):
+            child.compile(dynamic=False)
+        else:
+            compile_blocks(child)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes away when it does not.

@@ -69,7 +69,7 @@ class Trainer:
         self.task = task.to(accelerator.device).train()
         self.config = config
         if config.compile:
-            _compile_blocks(self.task)
+            runtime.compile_blocks(self.task)
         self.model: nn.Module = accelerator.prepare_model(self.task)
         self.optimizers = {
             player: optim.build(
@@ -308,20 +308,6 @@ def _check_compiler(config: TrainConfig) -> None:
         raise RecipeError(
             "train.compile: true, but there is no C++ compiler (g++ or clang++) here; install one, or set it to false"
         )
-
-
-def _compile_blocks(module: nn.Module) -> None:
-    """Compiles repeated blocks and convolution stacks in place: most of the gain of compiling the whole,
-    at a fraction of the compile time.
-    """
-    for child in module.children():
-        if isinstance(child, nn.ModuleList):
-            for block in child:
-                block.compile(dynamic=False)
-        elif isinstance(child, nn.Sequential):
-            child.compile(dynamic=False)
-        else:
-            _compile_blocks(child)
 
 
 @contextmanager
