@@ -103,7 +103,7 @@ def test_generate_refuses(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> No
     refused(cli("generate", PROMPT, "--model", runs.maker, "-o", tmp_path / "no" / "a.mp4"), "there is no folder")
     refused(cli("generate", PROMPT, "--model", runs.reader, "-o", tmp_path / "a.mp4"), "expected text_to_video")
     refused(cli("generate", PROMPT, *model, "--fps", 3.14159265), "fps: 3.14159265 can't be kept exactly")
-    for device in ("foo", "cuda:99", "meta"):
+    for device in ("foo", "cuda:99", "meta", "hpu"):
         refused(cli("generate", PROMPT, *model, "--device", device), f"device: '{device}', expected one of cpu")
     refused(cli("generate", PROMPT, "--model", "diggits"), "diggits: neither a run folder nor a shipped model")
     assert list(tmp_path.iterdir()) == []

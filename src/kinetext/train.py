@@ -232,18 +232,19 @@ def _loop(
         if trainer.ema:
             trainer.ema.update()
         trainer.step += 1
-        trainer.seconds, asked = _agreed(trainer, before + time.monotonic() - began, stop.asked)
+        (trainer.seconds,) = _most(trainer, before + time.monotonic() - began)
         meter.step(trainer.step, trainer.progress(), trainer.seconds, logged, lr, sum(map(len, mine)))
 
         # now and then: judge, draw, save
         done = trainer.progress() >= 1
         if validate and (done or _due(config.eval_every, trainer.step)):
-            done = _agreed(trainer, 0.0, _judge(trainer, run, meter, validate))[1] or done
+            done = _judge(trainer, run, meter, validate) or done
         if draw and trainer.accelerator.is_main_process and (done or _due(config.sample_every, trainer.step)):
             with trainer.weights():
                 draw(trainer.task.eval(), trainer.step)
             trainer.task.train()
-        trainer.seconds, asked = _agreed(trainer, before + time.monotonic() - began, asked or stop.asked)
+        trainer.seconds, *wishes = _most(trainer, before + time.monotonic() - began, done, stop.asked)
+        done, asked = map(bool, wishes)
         overdue = trainer.seconds - saved_at > 60 * config.save_minutes
         if done or asked or overdue or _due(config.save_every, trainer.step):
             meter.check(trainer.step, logged)
@@ -258,13 +259,13 @@ def _loop(
             )
 
 
-def _agreed(trainer: Trainer, seconds: float, asked: bool) -> tuple[float, bool]:
-    """The longest time spent and whether any process wants to stop: all must leave the loop after the same step."""
+def _most(trainer: Trainer, *own: float) -> list[float]:
+    """The largest of each number among all processes, which must leave the loop after the same step."""
     if trainer.accelerator.num_processes == 1:
-        return seconds, asked
-    own = torch.tensor([[seconds, float(asked)]], device=trainer.accelerator.device)
-    most = trainer.accelerator.gather(own).amax(0).tolist()
-    return most[0], most[1] > 0
+        return list(own)
+    numbers = torch.tensor([own], dtype=torch.float32, device=trainer.accelerator.device)
+    most: list[float] = trainer.accelerator.gather(numbers).amax(0).tolist()
+    return most
 
 
 def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool:
