@@ -54,7 +54,7 @@ class Autoencoder(Codec):
     def _encode(self, frames: Tensor) -> Tensor:
         if torch.is_grad_enabled() or frames.device.type != "cpu":
             return self.encoder(frames)
-        # pieces that fit a processor's cache: 1.2 to 1.7 times as fast as all at once (benchmarks/codec.py)
+        # pieces that fit a processor's cache: faster than all at once (LOG.md, "Encoding in pieces")
         return torch.cat([self.encoder(piece) for piece in frames.split(64)])
 
     def decode(self, target: Tensor, shape: Shape) -> Tensor:

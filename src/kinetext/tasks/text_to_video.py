@@ -22,8 +22,8 @@ class TextToVideo(Task):
         steps: sampler steps, >= 1.
         guidance: classifier-free guidance scale, >= 0; 1 is none.
         train_frames: how many frames of every clip a training step looks at, drawn anew each step, in their
-            order and places; 0 is all. Few frames of many clips teach more in the same time, and a short
-            training on all frames finishes it (as Zheng et al. 2023, "Fast Training of Diffusion Models
+            order and places; 0 is all. A step costs less a clip, so more clips are seen in the same time; a
+            training on all frames should follow (as Zheng et al. 2023, "Fast Training of Diffusion Models
             with Masked Transformers", leave out patches first and tune on whole images last).
         cache_targets: keep what the codec made of the training clips in memory, in 16 bits a number, in every process,
             so that every epoch but the first does without the codec. Only for data that is the same in every epoch.
