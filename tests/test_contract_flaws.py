@@ -183,6 +183,11 @@ class Blend(Generator):
             x = torch.where(known.mask[:, None, :, None, None], known.target, x)
         return x
 
+    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int) -> Tensor:
+        noise = torch.randn(shape, generator=None if self.flaw == "unseeded" else rng)
+        x = noise + self.linear(cond.pooled())[:, :, None, None, None]
+        return x.detach() if self.flaw == "detached" else x
+
 
 @pytest.mark.parametrize(
     ("flaw", "message"),
@@ -193,6 +198,8 @@ class Blend(Generator):
         ("attached", "still carry gradients: square"),
         ("rows", "a row with its own rng changes"),
         ("deaf", "samples ignore their rng"),
+        ("unseeded", "two drafts with the same rng differ"),
+        ("detached", "drafts have no gradients"),
         ("forgets", "changes the frames that are known"),
         ("refuses", "refuses the target shape it was built for"),
     ],

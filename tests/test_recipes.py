@@ -31,7 +31,7 @@ SMALL = {
     "encoders.text": {"dim": 16, "depth": 1, "heads": 2},
     "encoders.video": {"dim": 16, "width": 8, "depth": 1, "heads": 2},
     "fusion": {"dim": 16, "heads": 2},
-    "task": {"steps": 1},
+    "task": {"steps": 1, "reward_steps": 2},
 }
 
 
@@ -61,6 +61,12 @@ def needs(recipe: Recipe) -> Path | None:
     return None if root.is_dir() else root
 
 
+def sources(recipe: Recipe) -> list[str]:
+    """The runs that a recipe starts from or is taught by."""
+    reward = str(recipe.task.args.get("reward", ""))
+    return [*recipe.init.values(), *([reward] if reward else [])]
+
+
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run]:
     """Trains a recipe in tmp_path, after those that it starts from."""
@@ -68,7 +74,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
     def train(name: str) -> Run:
         recipe = Recipe.load(FOLDER / f"{name}.toml")
-        for source in recipe.init.values():
+        for source in sources(recipe):
             if Path(source).parent == RUNS and not Path(source).exists():
                 train(Path(source).name)
         return start(recipe.changed(overrides(recipe)), RUNS / name, quiet=True)
@@ -84,7 +90,7 @@ def test_there_are_recipes() -> None:
 def test_resolves(name: str) -> None:
     recipe = assemble.resolve(Recipe.load(FOLDER / f"{name}.toml"))
     assert assemble.resolve(Recipe.parse(recipe.to_toml())) == recipe
-    for source in recipe.init.values():
+    for source in sources(recipe):
         assert Path(source).parent == RUNS, "a recipe starts from the run of another recipe"
         assert Path(source).name in RECIPES
 

@@ -49,6 +49,9 @@ depth = 1
     + DATA
 )
 CACHED = FLOW.replace("steps = 2", "steps = 2\ncache_targets = true\ntrain_frames = 1")
+REWARDED = FLOW.replace(
+    "steps = 2", 'steps = 2\nreward = "digits-reader"\nreward_steps = 2\nreward_share = 0.4'
+).replace("frames = 2", "frames = 8")
 CODEC = '[task]\nname = "reconstruction"\n[codec]\nname = "autoencoder"\nwidth = 8\n' + DATA
 READER = (
     '[task]\nname = "classification"\nmodality_dropout = 0.3\n[encoders.text]\nname = "transformer"\ndim = 16\ndepth = 1\n'
@@ -85,7 +88,9 @@ def assert_same(one: Path, two: Path) -> None:
     assert logged[0] == logged[1]
 
 
-@pytest.mark.parametrize("text", [FLOW, CACHED, CODEC, READER], ids=["flow", "cached", "codec", "reader"])
+@pytest.mark.parametrize(
+    "text", [FLOW, CACHED, REWARDED, CODEC, READER], ids=["flow", "cached", "rewarded", "codec", "reader"]
+)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_four_steps_are_two_and_a_stop_and_two_with_other_workers(text: str, optimizer: str, tmp_path: Path) -> None:
     # 24 clips and 10 a step: the stop is in the middle of the first epoch, the end in the second

@@ -18,12 +18,13 @@ from kinetext.config import Component, Recipe, check_args, suggest
 from kinetext.datasets.loader import Collate, plain_loader, train_loader
 from kinetext.interfaces import Codec, Dataset, Encoder, Fusion, Generator, Metric, Registry, Shape, Task
 from kinetext.metrics.classification import ClassificationMetric
+from kinetext.metrics.clip_reader import ClipReader
 from kinetext.tasks import REGISTRY as TASKS
 from kinetext.tasks.classification import Classification
 from kinetext.tasks.reconstruction import Reconstruction
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.text import Tokenizer
-from kinetext.types import Batch, RecipeError, RunError, joined
+from kinetext.types import Batch, RecipeError, RunError, Target, joined
 
 T = TypeVar("T")
 CACHE_BYTES = 2**33  # of targets that a process may keep in memory
@@ -301,7 +302,13 @@ def _text_to_video(parts: _Parts) -> Task:
     generator = parts.generator(codec, found["text"])
     if parts.recipe.task.args["cache_targets"] and parts.data is not None:
         _check_cache(parts.recipe, parts.data, codec.target_shape(parts.shape()))
-    return TextToVideo(found, codec, generator, parts.shape(), **parts.recipe.task.args)
+    rewarder = None
+    # without the training data a run is being reopened, and needs no reward any more
+    if (name := parts.recipe.task.args["reward"]) and parts.data is not None:
+        if type(generator).draft is Generator.draft:
+            raise RecipeError(f"task.reward: {name}, but {type(generator).__name__} has no drafts that it could teach")
+        rewarder = clip_reader(f"task.reward: {name}", open_run(name), parts.meta, parts.data.targets)
+    return TextToVideo(found, codec, generator, parts.shape(), rewarder, **parts.recipe.task.args)
 
 
 def _check_cache(recipe: Recipe, data: Dataset, target: Shape) -> None:
@@ -335,6 +342,14 @@ _BUILDERS: Mapping[str, Callable[[_Parts], Task]] = {
     "reconstruction": _reconstruction,
     "text_to_video": _text_to_video,
 }
+
+
+def clip_reader(name: str, run: Run, meta: Meta, columns: Sequence[Target]) -> ClipReader:
+    """The classifier of ``run``, called ``name`` in messages, to look at clips of a model that ``meta`` describes."""
+    task = restore(run)
+    if not isinstance(task, Classification) or "video" not in task.encoders:
+        raise RecipeError(f"{name} is no classifier of video")
+    return ClipReader(name, task, task.targets, run.meta.video_shape, meta.video_shape, columns)
 
 
 def metrics(built: Task) -> list[Metric]:

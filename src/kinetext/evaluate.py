@@ -21,7 +21,7 @@ from kinetext.metrics.classification import ClassificationMetric
 from kinetext.tasks.classification import Classification
 from kinetext.tasks.reconstruction import Reconstruction
 from kinetext.tasks.text_to_video import TextToVideo
-from kinetext.types import Batch, Modality, Prediction, Progress, RecipeError, Target, joined
+from kinetext.types import Batch, Modality, Prediction, Progress
 
 
 @dataclass(frozen=True)
@@ -112,20 +112,10 @@ class Reader:
 
     def __init__(self, name: str, held_out: Dataset, meta: Meta, on: torch.device) -> None:
         run = assemble.open_run(name)
-        task = assemble.restore(run).to(on)
-        if not isinstance(task, Classification) or "video" not in run.recipe.encoders:
-            raise RecipeError(f"evaluate.reader: {name} is no classifier of video")
-        shape, made = run.meta.video_shape, meta.video_shape
-        if not shape or not made or (shape[0], *shape[2:]) != (made[0], *made[2:]) or shape[1] > made[1]:
-            raise RecipeError(
-                f"evaluate.reader: {name} reads clips (C, T, H, W) of {shape}, expected {made} or fewer frames of it"
-            )
-        self.frames = shape[1]
-        self.columns: tuple[Target, ...] = tuple(t for t in task.targets if t in held_out.targets)
-        if not self.columns:
-            has, reads = joined([t.name for t in held_out.targets]), joined([t.name for t in task.targets])
-            raise RecipeError(f"evaluate.reader: {name} reads {reads} and the data has {has}, expected one in common")
-        self.task, self.precision, self.on = task, run.recipe.train.precision, on
+        self.eye = assemble.clip_reader(f"evaluate.reader: {name}", run, meta, held_out.targets)
+        self.eye.task.to(on)
+        self.columns = self.eye.columns
+        self.precision, self.on = run.recipe.train.precision, on
 
     def judge(
         self, maker: TextToVideo, batches: Iterator[Batch], recipe: Recipe, clips: int, progress: Progress | None
@@ -155,14 +145,10 @@ class Reader:
 
     @torch.no_grad()
     def read(self, batch: Batch, video: Tensor, mask: Tensor) -> Prediction:
-        """What the reader sees in ``video (B, C, T, H, W)`` with ``mask (B, T)``; it is not shown the texts.
-
-        A reader of fewer frames sees the middle ones of equal segments, as ``video.read_clip`` takes them.
-        """
-        index = ((torch.arange(self.frames, device=self.on) + 0.5) * video.shape[2] / self.frames).long()
-        shown = replace(batch, video=video[:, :, index], video_mask=mask[:, index]).without("text")
+        """What the reader sees in ``video (B, C, T, H, W)`` with ``mask (B, T)``; it is not shown the texts."""
+        shown = self.eye.shown(batch, video, mask)
         with runtime.autocast(self.precision, self.on):
-            return self.task.predict(shown, rng=runtime.rng(0, "read"))
+            return self.eye.task.predict(shown, rng=runtime.rng(0, "read"))
 
 
 def record(run: Run, found: Evaluation, facts: Mapping[str, str]) -> None:

@@ -91,6 +91,22 @@ class Generator(nn.Module, ABC):
     ) -> Tensor:
         """A target of ``shape`` = (B, C', T', H', W'); ``rng`` is one, or one for every row."""
 
+    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int) -> Tensor:
+        """A target on its way, with gradients: what a reward can teach.
+
+        Raises:
+            ValueError: this generator makes nothing that gradients could go through.
+        """
+        raise ValueError(f"{type(self).__name__} has no drafts that a reward could teach")
+
+
+class Reward(ABC):
+    """Says how far clips that are being made are from what their texts ask for."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, video: Tensor, *, rng: Rng) -> Tensor:
+        """A scalar with gradients to ``video (B, C, T, H, W)``, made for the texts of ``batch``; less is better."""
+
 
 class Task(nn.Module, ABC):
     """What is learned: turns a batch into a loss, and into an answer."""

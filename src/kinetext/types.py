@@ -132,6 +132,20 @@ class Batch:
             weight=self.weight.to(device, non_blocking=True),
         )
 
+    def rows(self, start: int, stop: int) -> Batch:
+        """Samples ``start`` to ``stop - 1``."""
+        part = slice(start, stop)
+        return Batch(
+            self.keys[part],
+            self.video[part],
+            self.video_mask[part],
+            self.text[part],
+            self.tokens[part],
+            self.token_mask[part],
+            {k: v[part] for k, v in self.labels.items()},
+            self.weight[part],
+        )
+
     def must_have_video(self, why: str) -> None:
         """Refuses a batch in which a clip, or a frame of one, is absent.
 

@@ -161,3 +161,34 @@ def test_learning_the_text_decides_the_clip() -> None:
     right = (made - pattern).square().mean((1, 2, 3, 4))
     wrong = (made - pattern.flip(0)).square().mean((1, 2, 3, 4))
     assert (right < 0.25 * wrong).all()
+
+
+def test_a_draft_is_the_expectation_after_some_steps_from_noise() -> None:
+    """For data N(0, s^2) noise e is carried to c(t) e with c known, and the expectation of x there is t s^2 z / var(t)."""
+    shape, s, steps = (2, 1, 3, 4, 4), 2.0, 200
+    flow = made_with(GaussianPosterior(s), time_floor=1e-4)
+    done = set()
+    for seed in range(6):
+        noise = torch.randn(shape, generator=(dice := rng(seed)))
+        t = int(torch.randint(steps // 4, steps, (), generator=dice)) / steps
+        scale = (t**2 * s**2 + (1 - t) ** 2) ** 0.5  # the flow map of a Gaussian keeps every point's rank
+        expected = t * s**2 * noise / scale
+        draft = flow.draft(shape, text(2), rng=rng(seed), steps=steps)
+        torch.testing.assert_close(draft, expected, atol=2e-2, rtol=2e-2)
+        done.add(t)
+    assert len(done) > 3
+
+
+def test_only_the_last_evaluation_of_a_draft_has_gradients() -> None:
+    flow = Flow()
+    seen: list[bool] = []
+    flow.network.register_forward_pre_hook(lambda module, args: seen.append(torch.is_grad_enabled()))
+    lengths = set()
+    for seed in range(40):
+        seen.clear()
+        draft = flow.draft((2, 1, 2, 4, 4), text(2), rng=rng(seed), steps=8)
+        assert seen == [False] * (len(seen) - 1) + [True] and draft.requires_grad
+        lengths.add(len(seen) - 1)
+    assert lengths == {2, 3, 4, 5, 6, 7}
+    with pytest.raises(ValueError, match="steps: 1, expected >= 2"):
+        flow.draft((2, 1, 2, 4, 4), text(2), rng=rng(), steps=1)

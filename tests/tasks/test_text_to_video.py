@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from kinetext import assemble, video
 from kinetext.config import Recipe
+from kinetext.generators.flow import Flow
+from kinetext.interfaces import Reward
 from kinetext.runtime import rng
 from kinetext.tasks.text_to_video import TextToVideo
-from kinetext.types import Batch, RecipeError
+from kinetext.types import Batch, DataError, KinetextError, RecipeError
 
 RECIPE = """
 task.name = "text_to_video"
@@ -25,7 +28,7 @@ data = { name = "digits", clips = 4, num_frames = 8 }
 """
 
 
-def maker(**options: int | str) -> tuple[TextToVideo, Batch]:
+def maker(**options: int | float | str) -> tuple[TextToVideo, Batch]:
     recipe = assemble.resolve(Recipe.parse(RECIPE, [f"task.{k}={v}" for k, v in options.items()]))
     data = assemble.dataset(recipe)
     meta = assemble.describe(recipe, data)
@@ -107,3 +110,90 @@ def test_targets_of_clips_that_change_are_not_cached(tmp_path: Path) -> None:
     data = assemble.dataset(recipe)
     with pytest.raises(RecipeError, match=r"task\.cache_targets: true, but data folder does not promise"):
         assemble.task(recipe, assemble.describe(recipe, data), data)
+
+
+class Brightness(Reward):
+    """A user's own: clips should be bright, whatever the text."""
+
+    def loss(self, batch: Batch, video: Tensor, *, rng: torch.Generator) -> Tensor:
+        return (video - 1).square().mean()
+
+
+def rewarded(**options: float | str) -> tuple[TextToVideo, Batch]:
+    """A maker that a reward teaches."""
+    task, batch = maker(**options)
+    task.rewarder = Brightness()
+    return task, batch
+
+
+def test_a_reward_adds_what_it_says_of_its_share_of_the_batch() -> None:
+    (task, batch), (plain, _) = rewarded(reward_weight=3.0, reward_share=0.25), maker()
+    plain.load_state_dict(task.state_dict())
+    found = task.train().loss(batch, player="model", rng=rng(0))
+    learned = plain.train().loss(batch.rows(1, 4), player="model", rng=rng(0))
+    assert torch.equal(found.parts["velocity"], learned.parts["velocity"])
+    torch.testing.assert_close(found.total, learned.total + 3 * found.parts["reward_loss"])
+    judged, ours = (t.eval().loss(batch, player="model", rng=rng(1)).total for t in (plain, task))
+    assert torch.equal(judged, ours), "models are judged without a reward"
+
+
+def test_a_reward_alone_reaches_text_and_generator_but_not_what_is_frozen() -> None:
+    task, batch = maker(reward="digits-reader", reward_steps=2)
+    assert task.rewarder is not None
+    task.train()._rewarded(batch, task.rewarder, rng=rng(0)).backward()
+    moved = {name.split(".")[0] for name, p in task.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert moved == {"encoders", "generator"}
+    assert not any("rewarder" in name for name in task.state_dict())
+
+
+def test_a_reward_teaches() -> None:
+    """Digits on black are dark; after some steps clips are as the reward wants them."""
+    torch.manual_seed(0)
+    task, batch = rewarded(reward_weight=10.0, reward_share=0.5, reward_steps=4)
+    optimizer = torch.optim.AdamW(task.parameters(), 3e-3)
+
+    def brightness() -> float:
+        made = task.eval().generate(batch, rng=rng(5), steps=4, guidance=1.0).video
+        assert made is not None
+        return float(made.mean())
+
+    before = brightness()
+    for step in range(30):
+        task.train().loss(batch, player="model", rng=rng(step)).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert brightness() > before + 0.5
+
+
+def test_a_reward_needs_two_clips() -> None:
+    task, batch = rewarded()
+    with pytest.raises(DataError, match="alone in its batch"):
+        task.train().loss(batch.rows(0, 1), player="model", rng=rng(0))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"reward_weight": 0.0}, "task.reward_weight: 0.0, expected > 0"),
+        ({"reward_share": 1.0}, "task.reward_share: 1.0, expected between 0 and 1"),
+        ({"reward_steps": 1}, "task.reward_steps: 1, expected >= 2"),
+        ({"reward": "digits"}, "task.reward: digits is no classifier of video"),
+        ({"reward": "nobody"}, "nobody: neither a run folder nor a shipped model"),
+    ],
+)
+def test_rewards_that_can_not_be(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(KinetextError, match=re.escape(message)):
+        maker(**option)
+
+
+def test_a_generator_without_drafts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Flow, "draft")
+    with pytest.raises(RecipeError, match="task.reward: digits-reader, but Flow has no drafts that it could teach"):
+        maker(reward="digits-reader")
+
+
+def test_a_finished_run_does_not_need_its_reward() -> None:
+    recipe = assemble.resolve(Recipe.parse(RECIPE, ["task.reward=gone"]))
+    meta = assemble.describe(recipe, assemble.dataset(recipe))
+    again = assemble.task(recipe, meta)
+    assert isinstance(again, TextToVideo) and again.rewarder is None

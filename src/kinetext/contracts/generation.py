@@ -102,7 +102,20 @@ def check_generator(generator: Generator, *, shape: Shape = (1, 4, 8, 8), cond_d
             ),
         )
         _check_samples(still, target, cond, hidden)
+        if type(generator).draft is not Generator.draft:
+            _check_drafts(still, size, cond)
         check_state(generator, lambda module: module.sample(size, cond, rng=rng(0), steps=2, guidance=2.0))
+
+
+def _check_drafts(generator: Generator, size: Shape, cond: Features) -> None:
+    torch.manual_seed(1)
+    first = generator.draft(size, cond, rng=rng(0), steps=3)
+    require(tuple(first.shape) == size, generator, f"drafts {tuple(first.shape)}, asked for {size}")
+    require(bool(first.isfinite().all()), generator, "drafts are not finite")
+    require(first.requires_grad, generator, "drafts have no gradients")
+    torch.manual_seed(2)
+    again = generator.draft(size, cond, rng=rng(0), steps=3)
+    require(torch.equal(first, again), generator, "two drafts with the same rng differ")
 
 
 @torch.no_grad()

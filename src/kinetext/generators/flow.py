@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -145,22 +146,49 @@ class Flow(Generator):
         if known is not None:
             fixed_BT = known.mask
             z = torch.where(_per_frame(fixed_BT), known.target, z)
-        times = torch.linspace(0, 1, steps + 1)
-        times = times / (self.shift - (self.shift - 1) * times)
-        times[-1] = 1.0  # rounding may leave it a bit aside, and the last step must end at the data
+        times = self._grid(steps)
 
         def velocity(z: Tensor, t: float) -> Tensor:
             t_BT = torch.full(fixed_BT.shape, t, device=z.device).masked_fill(fixed_BT, 1.0)
             v = self._guided(z, t_BT, cond, guidance if self.guidance_from <= t <= self.guidance_to else 1.0)
             return v.masked_fill(_per_frame(fixed_BT), 0.0)
 
-        for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        for now, after in pairwise(times):
             v = velocity(z, now)
             ahead = z + (after - now) * v
             if self.sampler == "heun" and after < 1:
                 ahead = z + (after - now) * (v + velocity(ahead, after)) / 2
             z = ahead
         return z
+
+    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int) -> Tensor:
+        """The clean target that the network expects after a random part of ``steps`` >= 2 steps from noise.
+
+        The steps are Euler's, without guidance and without gradients; the expectation has gradients (Xu et al.
+        2023, "ImageReward", algorithm 1, ReFL).
+        """
+        if steps < 2:
+            raise ValueError(f"steps: {steps}, expected >= 2")
+        z = _noise(shape, rng, cond.x.device)
+        # not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
+        done = int(torch.randint(max(1, steps // 4), steps, (), generator=rng, device=rng.device))
+        times = self._grid(steps)[: done + 1]
+
+        def at(t: float) -> Tensor:
+            return torch.full((shape[0], shape[2]), t, device=z.device)
+
+        with torch.no_grad():
+            for now, after in pairwise(times):
+                z = z + (after - now) * self._velocity(z, at(now), cond)
+        expected: Tensor = self.network(z, at(times[-1]), cond).float()
+        return expected
+
+    def _grid(self, steps: int) -> list[float]:
+        """``steps + 1`` times from 0 to 1."""
+        times = torch.linspace(0, 1, steps + 1)
+        times = times / (self.shift - (self.shift - 1) * times)
+        # rounding may leave the last a bit aside, and the last step must end at the data
+        return [*times[:-1].tolist(), 1.0]
 
     def _guided(self, z: Tensor, t_BT: Tensor, cond: Features, guidance: float) -> Tensor:
         if guidance == 1.0:

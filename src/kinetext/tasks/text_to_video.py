@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kinetext.interfaces import Codec, Encoder, Generator, Shape, Task
-from kinetext.types import Batch, Losses, Prediction, RecipeError
+from kinetext.interfaces import Codec, Encoder, Generator, Reward, Shape, Task
+from kinetext.types import Batch, DataError, Losses, Prediction, RecipeError
 
 
 class TextToVideo(Task):
@@ -19,6 +19,7 @@ class TextToVideo(Task):
         codec: maps video to the generator's targets; it is not trained here.
         generator: of the same kind as the codec.
         shape: (C, T, H, W) of the clips to make.
+        rewarder: what ``reward`` names, while the task is trained; None without.
         steps: sampler steps, >= 1.
         guidance: classifier-free guidance scale, >= 0; 1 is none.
         train_frames: how many frames of every clip a training step looks at, drawn anew each step, in their
@@ -27,6 +28,13 @@ class TextToVideo(Task):
             with Masked Transformers", leave out patches first and tune on whole images last).
         cache_targets: keep what the codec made of the training clips in memory, in 16 bits a number, in every process,
             so that every epoch but the first does without the codec. Only for data that is the same in every epoch.
+        reward: run folder or shipped model of a classifier of video that teaches too; "" is none. It reads clips while
+            they are made, and what it loses by the labels of their texts is added to the loss (Xu et al. 2023,
+            "ImageReward", algorithm 1; Clark et al. 2024, "DRaFT", section 4). Judge the result with another reader:
+            this one is what the model learned to please.
+        reward_weight: of that loss, > 0.
+        reward_share: share of every batch whose clips are made and read, in (0, 1); the rest is learned from.
+        reward_steps: sampler steps of such clips, >= 2.
     """
 
     def __init__(
@@ -35,11 +43,16 @@ class TextToVideo(Task):
         codec: Codec,
         generator: Generator,
         shape: Shape,
+        rewarder: Reward | None = None,
         *,
         steps: int = 25,
         guidance: float = 3.0,
         train_frames: int = 0,
         cache_targets: bool = False,
+        reward: str = "",
+        reward_weight: float = 1.0,
+        reward_share: float = 0.75,
+        reward_steps: int = 8,
     ) -> None:
         super().__init__()
         if set(encoders) != {"text"}:
@@ -56,6 +69,15 @@ class TextToVideo(Task):
         self.steps, self.guidance, self.train_frames = steps, guidance, train_frames
         self.cache_targets = cache_targets
         self._cache: dict[str, Tensor] = {}
+        if reward_weight <= 0:
+            raise RecipeError(f"task.reward_weight: {reward_weight}, expected > 0")
+        if not 0 < reward_share < 1:
+            raise RecipeError(f"task.reward_share: {reward_share}, expected between 0 and 1")
+        if reward_steps < 2:
+            raise RecipeError(f"task.reward_steps: {reward_steps}, expected >= 2")
+        self.reward_weight, self.reward_share, self.reward_steps = reward_weight, reward_share, reward_steps
+        # no submodule: it is not trained, and not saved with this task
+        self.rewarder = rewarder
 
     def train(self, mode: bool = True) -> TextToVideo:
         """The frozen codec stays in evaluation mode."""
@@ -65,11 +87,30 @@ class TextToVideo(Task):
 
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
         batch.must_have_video("text to video learns from clips")
+        if self.rewarder is None or not self.training:
+            return self._learned(batch, player=player, rng=rng)
+        made = min(max(1, round(len(batch) * self.reward_share)), len(batch) - 1)
+        if made == 0:
+            raise DataError(f"{batch.keys[0]}: alone in its batch, and task.reward needs batches of two or more")
+        learned = self._learned(batch.rows(made, len(batch)), player=player, rng=rng)
+        read = self._rewarded(batch.rows(0, made), self.rewarder, rng=rng)
+        return Losses(learned.total + self.reward_weight * read, {**learned.parts, "reward_loss": read.detach()})
+
+    def _learned(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
+        """The generator's own loss on given clips."""
         frames = self._frames(batch.video, rng) if self.train_frames and self.training else None
         target = self._target(batch, frames)
         cond = self.encoders["text"](batch.tokens, batch.token_mask)
         losses: Losses = self.generator.loss(target, cond, player=player, rng=rng, frames=frames)
         return losses
+
+    def _rewarded(self, batch: Batch, rewarder: Reward, *, rng: torch.Generator) -> Tensor:
+        """What the rewarder loses on clips that are on their way, a scalar with gradients."""
+        cond = self.encoders["text"](batch.tokens, batch.token_mask)
+        shape = (len(batch), *self.codec.target_shape(self.shape))
+        target = self.generator.draft(shape, cond, rng=rng, steps=self.reward_steps)
+        clip = self.codec.decode(target, (len(batch), *self.shape))
+        return rewarder.loss(batch, clip, rng=rng)
 
     def _frames(self, video: Tensor, rng: torch.Generator) -> Tensor:
         chosen = torch.randperm(video.shape[2], generator=rng, device=video.device)[: self.train_frames]

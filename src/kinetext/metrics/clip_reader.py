@@ -1,0 +1,63 @@
+"""A trained classifier that looks at clips which another model makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Generator as Rng
+from torch import Tensor
+
+from kinetext.interfaces import Reward, Shape, Task
+from kinetext.types import Batch, RecipeError, Target, joined
+
+
+class ClipReader(Reward):
+    """A frozen classifier of video, and which frames of a clip it sees; it is never shown the texts.
+
+    Args:
+        name: the option that names it, and its run, for messages.
+        task: the classifier.
+        targets: the columns that it reads.
+        shape: (C, T, H, W) of the clips that it reads, None if it reads none.
+        made: (C, T, H, W) of the clips it is to look at.
+        columns: label columns of the data at hand.
+
+    Raises:
+        RecipeError: it reads clips of another shape, or none of the columns.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        targets: Sequence[Target],
+        shape: Shape | None,
+        made: Shape | None,
+        columns: Sequence[Target],
+    ) -> None:
+        if not shape or not made or (shape[0], *shape[2:]) != (made[0], *made[2:]) or shape[1] > made[1]:
+            raise RecipeError(f"{name} reads clips (C, T, H, W) of {shape}, expected {made} or fewer frames of it")
+        self.columns = tuple(target for target in targets if target in columns)
+        if not self.columns:
+            has, reads = joined([t.name for t in columns]), joined([t.name for t in targets])
+            raise RecipeError(f"{name} reads {reads} and the data has {has}, expected one in common")
+        self.frames = shape[1]
+        self.task = task.eval().requires_grad_(False)
+
+    def shown(self, batch: Batch, video: Tensor, mask: Tensor, *, place: float = 0.5) -> Batch:
+        """``batch`` with the frames that the reader sees of ``video (B, C, T, H, W)`` with ``mask (B, T)``.
+
+        A reader of fewer frames sees one frame of each of equal segments: the middle one, as ``video.read_clip``
+        takes them, or the one at ``place`` in [0, 1).
+        """
+        index = ((torch.arange(self.frames, device=video.device) + place) * video.shape[2] / self.frames).long()
+        return replace(batch, video=video[:, :, index], video_mask=mask[:, index]).without("text")
+
+    def loss(self, batch: Batch, video: Tensor, *, rng: Rng) -> Tensor:
+        """The classifier's loss by the labels of ``batch``, at a random place of the segments."""
+        whole = torch.ones(len(batch), video.shape[2], dtype=torch.bool, device=video.device)
+        place = float(torch.rand((), generator=rng, device=rng.device))
+        self.task.to(video.device)
+        return self.task.loss(self.shown(batch, video, whole, place=place), player="model", rng=rng).total
