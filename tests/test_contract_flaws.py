@@ -183,7 +183,7 @@ class Blend(Generator):
             x = torch.where(known.mask[:, None, :, None, None], known.target, x)
         return x
 
-    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int) -> Tensor:
+    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
         noise = torch.randn(shape, generator=None if self.flaw == "unseeded" else rng)
         x = noise + self.linear(cond.pooled())[:, :, None, None, None]
         return x.detach() if self.flaw == "detached" else x

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Generator as Rng
 from torch import Tensor, nn
 
@@ -91,8 +92,11 @@ class Generator(nn.Module, ABC):
     ) -> Tensor:
         """A target of ``shape`` = (B, C', T', H', W'); ``rng`` is one, or one for every row."""
 
-    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int) -> Tensor:
+    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
         """A target on its way, with gradients: what a reward can teach.
+
+        Args:
+            frames: as in ``loss``.
 
         Raises:
             ValueError: this generator makes nothing that gradients could go through.
@@ -103,9 +107,15 @@ class Generator(nn.Module, ABC):
 class Reward(ABC):
     """Says how far clips that are being made are from what their texts ask for."""
 
+    def frames(self, total: int, rng: Rng) -> Tensor:
+        """Which of ``total`` frames it looks at this time, ascending int64; all, unless it says otherwise."""
+        return torch.arange(total, device=rng.device)
+
     @abstractmethod
     def loss(self, batch: Batch, video: Tensor, *, rng: Rng) -> Tensor:
-        """A scalar with gradients to ``video (B, C, T, H, W)``, made for the texts of ``batch``; less is better."""
+        """A scalar with gradients to ``video (B, C, T, H, W)``, these frames of clips made for the texts of
+        ``batch``; less is better.
+        """
 
 
 class Task(nn.Module, ABC):

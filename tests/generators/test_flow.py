@@ -27,7 +27,7 @@ class GaussianPosterior(nn.Module):
         super().__init__()
         self.s = s
 
-    def forward(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
+    def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
         t = t_BT[:, None, :, None, None]
         return t * self.s**2 * z / (t**2 * self.s**2 + (1 - t) ** 2)
 
@@ -53,7 +53,7 @@ def test_the_last_step_ends_at_the_networks_own_answer(shift: float, steps: int)
     """A network that always sees the same clip must be followed to it, whatever the grid of times."""
 
     class Always(nn.Module):
-        def forward(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
+        def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
             return torch.full_like(z, 0.5)
 
     flow = made_with(Always(), shift=shift)
@@ -92,7 +92,7 @@ def test_guidance_extrapolates_from_no_text_and_only_in_its_interval() -> None:
     class Label(nn.Module):
         """Predicts 1 with text and 0 without."""
 
-        def forward(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
+        def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
             return cond.mask.any(1).float()[:, None, None, None, None].expand_as(z)
 
     shape = (1, 1, 1, 2, 2)

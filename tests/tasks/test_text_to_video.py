@@ -146,6 +146,21 @@ def test_a_reward_alone_reaches_text_and_generator_but_not_what_is_frozen() -> N
     assert not any("rewarder" in name for name in task.state_dict())
 
 
+def test_only_the_frames_that_the_reward_looks_at_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, batch = rewarded()
+    assert task.rewarder is not None
+    monkeypatch.setattr(task.rewarder, "frames", lambda total, rng: torch.tensor([1, 6]))
+    made, looked = [], []
+    draft, look = task.generator.draft, task.rewarder.loss
+    monkeypatch.setattr(task.generator, "draft", lambda *a, **k: (made.append((a[0], k["frames"])), draft(*a, **k))[1])
+    monkeypatch.setattr(
+        task.rewarder, "loss", lambda b, video, rng: (looked.append(video.shape), look(b, video, rng=rng))[1]
+    )
+    task.train().loss(batch, player="model", rng=rng(0))
+    assert made[0][0][2] == 2 and made[0][1].tolist() == [1, 6]
+    assert looked[0][1:] == (1, 2, 64, 64)
+
+
 def test_a_reward_teaches() -> None:
     """Digits on black are dark; after some steps clips are as the reward wants them."""
     torch.manual_seed(0)
@@ -188,7 +203,7 @@ def test_rewards_that_can_not_be(option: dict[str, Any], message: str) -> None:
 
 def test_a_generator_without_drafts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Flow, "draft")
-    with pytest.raises(RecipeError, match="task.reward: digits-reader, but Flow has no drafts that it could teach"):
+    with pytest.raises(RecipeError, match=r"task\.reward: digits-reader, but Flow has no drafts that it could teach"):
         maker(reward="digits-reader")
 
 

@@ -161,7 +161,7 @@ class Flow(Generator):
             z = ahead
         return z
 
-    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int) -> Tensor:
+    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
         """The clean target that the network expects after a random part of ``steps`` >= 2 steps from noise.
 
         The steps are Euler's, without guidance and without gradients; the expectation has gradients (Xu et al.
@@ -179,8 +179,8 @@ class Flow(Generator):
 
         with torch.no_grad():
             for now, after in pairwise(times):
-                z = z + (after - now) * self._velocity(z, at(now), cond)
-        expected: Tensor = self.network(z, at(times[-1]), cond).float()
+                z = z + (after - now) * self._velocity(z, at(now), cond, frames)
+        expected: Tensor = self.network(z, at(times[-1]), cond, frames).float()
         return expected
 
     def _grid(self, steps: int) -> list[float]:
@@ -197,8 +197,8 @@ class Flow(Generator):
         with_text, without = self._velocity(z.repeat(2, 1, 1, 1, 1), t_BT.repeat(2, 1), both).chunk(2)
         return without + guidance * (with_text - without)
 
-    def _velocity(self, z: Tensor, t_BT: Tensor, cond: Features) -> Tensor:
-        x_hat = self.network(z, t_BT, cond).float()
+    def _velocity(self, z: Tensor, t_BT: Tensor, cond: Features, frames: Tensor | None = None) -> Tensor:
+        x_hat = self.network(z, t_BT, cond, frames).float()
         # known frames have t = 1; their velocity is masked, it only has to be finite
         return (x_hat - z) / (1 - _per_frame(t_BT)).clamp(min=1e-6)
 

@@ -43,21 +43,26 @@ class ClipReader(Reward):
         if not self.columns:
             has, reads = joined([t.name for t in columns]), joined([t.name for t in targets])
             raise RecipeError(f"{name} reads {reads} and the data has {has}, expected one in common")
-        self.frames = shape[1]
+        self.frames_read = shape[1]
         self.task = task.eval().requires_grad_(False)
 
-    def shown(self, batch: Batch, video: Tensor, mask: Tensor, *, place: float = 0.5) -> Batch:
+    def shown(self, batch: Batch, video: Tensor, mask: Tensor) -> Batch:
         """``batch`` with the frames that the reader sees of ``video (B, C, T, H, W)`` with ``mask (B, T)``.
 
-        A reader of fewer frames sees one frame of each of equal segments: the middle one, as ``video.read_clip``
-        takes them, or the one at ``place`` in [0, 1).
+        A reader of fewer frames sees the middle ones of equal segments, as ``video.read_clip`` takes them.
         """
-        index = ((torch.arange(self.frames, device=video.device) + place) * video.shape[2] / self.frames).long()
+        index = self._index(video.shape[2], 0.5).to(video.device)
         return replace(batch, video=video[:, :, index], video_mask=mask[:, index]).without("text")
 
+    def frames(self, total: int, rng: Rng) -> Tensor:
+        """One frame of each of equal segments, at the same random place of all of them."""
+        return self._index(total, float(torch.rand((), generator=rng, device=rng.device))).to(rng.device)
+
+    def _index(self, total: int, place: float) -> Tensor:
+        return ((torch.arange(self.frames_read) + place) * total / self.frames_read).long()
+
     def loss(self, batch: Batch, video: Tensor, *, rng: Rng) -> Tensor:
-        """The classifier's loss by the labels of ``batch``, at a random place of the segments."""
+        """The classifier's loss by the labels of ``batch``."""
         whole = torch.ones(len(batch), video.shape[2], dtype=torch.bool, device=video.device)
-        place = float(torch.rand((), generator=rng, device=rng.device))
-        self.task.to(video.device)
-        return self.task.loss(self.shown(batch, video, whole, place=place), player="model", rng=rng).total
+        shown = replace(batch, video=video, video_mask=whole).without("text")
+        return self.task.to(video.device).loss(shown, player="model", rng=rng).total

@@ -107,10 +107,15 @@ class TextToVideo(Task):
     def _rewarded(self, batch: Batch, rewarder: Reward, *, rng: torch.Generator) -> Tensor:
         """What the rewarder loses on clips that are on their way, a scalar with gradients."""
         cond = self.encoders["text"](batch.tokens, batch.token_mask)
-        shape = (len(batch), *self.codec.target_shape(self.shape))
-        target = self.generator.draft(shape, cond, rng=rng, steps=self.reward_steps)
-        clip = self.codec.decode(target, (len(batch), *self.shape))
-        return rewarder.loss(batch, clip, rng=rng)
+        channels, count, *size = self.codec.target_shape(self.shape)
+        frames = rewarder.frames(self.shape[1], rng)
+        # where the codec joins no frames, those that are not looked at need not be made
+        part = frames if count == self.shape[1] else None
+        shape = (len(batch), channels, count if part is None else len(part), *size)
+        target = self.generator.draft(shape, cond, rng=rng, steps=self.reward_steps, frames=part)
+        shown = self.shape if part is None else (self.shape[0], len(part), *self.shape[2:])
+        clip = self.codec.decode(target, (len(batch), *shown))
+        return rewarder.loss(batch, clip[:, :, frames] if part is None else clip, rng=rng)
 
     def _frames(self, video: Tensor, rng: torch.Generator) -> Tensor:
         chosen = torch.randperm(video.shape[2], generator=rng, device=video.device)[: self.train_frames]
