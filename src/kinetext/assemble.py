@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +21,11 @@ from kinetext.metrics.clip_reader import ClipReader
 from kinetext.tasks import REGISTRY as TASKS
 from kinetext.tasks.classification import Classification
 from kinetext.tasks.reconstruction import Reconstruction
-from kinetext.tasks.text_to_video import TextToVideo
+from kinetext.tasks.text_to_video import TextToVideo, check_cache
 from kinetext.text import Tokenizer
 from kinetext.types import Batch, RecipeError, RunError, Target, joined
 
 T = TypeVar("T")
-CACHE_BYTES = 2**33  # of targets that a process may keep in memory
 
 ROLES: Mapping[str, Registry] = {
     "task": TASKS,
@@ -301,28 +299,23 @@ def _text_to_video(parts: _Parts) -> Task:
     codec = parts.codec()
     generator = parts.generator(codec, found["text"])
     if parts.recipe.task.args["cache_targets"] and parts.data is not None:
-        _check_cache(parts.recipe, parts.data, codec.target_shape(parts.shape()))
-    rewarder = None
+        check_cache(parts.recipe.data.name, parts.data, codec.target_shape(parts.shape()))
     # without the training data a run is being reopened, and needs no reward any more
-    if (name := parts.recipe.task.args["reward"]) and parts.data is not None:
-        if type(generator).draft is Generator.draft:
-            raise RecipeError(f"task.reward: {name}, but {type(generator).__name__} has no drafts that it could teach")
-        rewarder = clip_reader(f"task.reward: {name}", open_run(name), parts.meta, parts.data.targets)
+    wanted = parts.recipe.task.args["reward"] and parts.data is not None
+    rewarder = _rewarder(parts, generator) if wanted else None
     return TextToVideo(found, codec, generator, parts.shape(), rewarder, **parts.recipe.task.args)
 
 
-def _check_cache(recipe: Recipe, data: Dataset, target: Shape) -> None:
-    if not data.fixed:
-        raise RecipeError(
-            f"task.cache_targets: true, but data {recipe.data.name} does not promise the same clips in every epoch "
-            "(a folder does without flip, crop_jitter and random sampling); expected false"
-        )
-    need = 2 * len(data) * prod(target)
-    if need > CACHE_BYTES:
-        raise RecipeError(
-            f"task.cache_targets: true, and {len(data):,} clips would take {need / 2**30:.0f} GiB of memory, "
-            f"expected at most {CACHE_BYTES / 2**30:.0f}; take fewer clips, or false"
-        )
+def _rewarder(parts: _Parts, generator: Generator) -> ClipReader:
+    name = parts.recipe.task.args["reward"]
+    if type(generator).draft is Generator.draft:
+        raise RecipeError(f"task.reward: {name}, but {type(generator).__name__} has no drafts that it could teach")
+    if parts.recipe.train.batch < 2:
+        raise RecipeError("train.batch: 1, expected >= 2 with task.reward: some clips are made, some are learned from")
+    rewarder = clip_reader("task.reward", name, parts.meta, parts.meta.targets)
+    if rewarder.missing:
+        raise RecipeError(f"task.reward: {name} reads {joined(rewarder.missing)}, and the data has no such column")
+    return rewarder
 
 
 def _reconstruction(parts: _Parts) -> Task:
@@ -344,12 +337,17 @@ _BUILDERS: Mapping[str, Callable[[_Parts], Task]] = {
 }
 
 
-def clip_reader(name: str, run: Run, meta: Meta, columns: Sequence[Target]) -> ClipReader:
-    """The classifier of ``run``, called ``name`` in messages, to look at clips of a model that ``meta`` describes."""
-    task = restore(run)
+def clip_reader(field: str, name: str, meta: Meta, columns: Sequence[Target]) -> ClipReader:
+    """The run ``name``, a classifier of video, to look at clips of a model that ``meta`` describes."""
+    try:
+        run = open_run(name)
+    except RunError as error:
+        raise RecipeError(f"{field}: {error}") from error
+    task, precision = restore(run), run.recipe.train.precision
     if not isinstance(task, Classification) or "video" not in task.encoders:
-        raise RecipeError(f"{name} is no classifier of video")
-    return ClipReader(name, task, task.targets, run.meta.video_shape, meta.video_shape, columns)
+        raise RecipeError(f"{field}: {name} is no classifier of video")
+    shapes = run.meta.video_shape, meta.video_shape
+    return ClipReader(f"{field}: {name}", task, task.targets, *shapes, columns, precision)
 
 
 def metrics(built: Task) -> list[Metric]:

@@ -111,11 +111,9 @@ class Reader:
     """
 
     def __init__(self, name: str, held_out: Dataset, meta: Meta, on: torch.device) -> None:
-        run = assemble.open_run(name)
-        self.eye = assemble.clip_reader(f"evaluate.reader: {name}", run, meta, held_out.targets)
+        self.eye = assemble.clip_reader("evaluate.reader", name, meta, held_out.targets)
         self.eye.task.to(on)
-        self.columns = self.eye.columns
-        self.precision, self.on = run.recipe.train.precision, on
+        self.columns, self.on = self.eye.columns, on
 
     def judge(
         self, maker: TextToVideo, batches: Iterator[Batch], recipe: Recipe, clips: int, progress: Progress | None
@@ -147,7 +145,7 @@ class Reader:
     def read(self, batch: Batch, video: Tensor, mask: Tensor) -> Prediction:
         """What the reader sees in ``video (B, C, T, H, W)`` with ``mask (B, T)``; it is not shown the texts."""
         shown = self.eye.shown(batch, video, mask)
-        with runtime.autocast(self.precision, self.on):
+        with runtime.autocast(self.eye.precision, self.on):
             return self.eye.task.predict(shown, rng=runtime.rng(0, "read"))
 
 

@@ -93,9 +93,11 @@ class Generator(nn.Module, ABC):
         """A target of ``shape`` = (B, C', T', H', W'); ``rng`` is one, or one for every row."""
 
     def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
-        """A target on its way, with gradients: what a reward can teach.
+        """What a reward can teach: a target of ``shape`` that is still being made, with gradients, a pure function of
+        the weights and ``rng``.
 
         Args:
+            steps: of the sampler that it is on the way of, >= 2.
             frames: as in ``loss``.
 
         Raises:
@@ -107,7 +109,7 @@ class Generator(nn.Module, ABC):
 class Reward(ABC):
     """Says how far clips that are being made are from what their texts ask for."""
 
-    def frames(self, total: int, rng: Rng) -> Tensor:
+    def frames(self, total: int, *, rng: Rng) -> Tensor:
         """Which of ``total`` frames it looks at this time, ascending int64; all, unless it says otherwise."""
         return torch.arange(total, device=rng.device)
 

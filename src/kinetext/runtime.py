@@ -109,8 +109,8 @@ def compile_blocks(module: torch.nn.Module) -> None:
     """Compiles repeated blocks and convolution stacks in place: most of the gain of compiling the whole,
     at a fraction of the compile time.
     """
-    # modules share the compiled versions of their calls, and each kind and shape of block needs one of its own
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    # modules share the compiled versions of their calls: a rewarded step needs some 25 for its kinds and shapes
+    torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
     for child in module.children():
         if isinstance(child, torch.nn.ModuleList):
             for block in child:

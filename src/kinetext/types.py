@@ -136,14 +136,14 @@ class Batch:
         """Samples ``start`` to ``stop - 1``."""
         part = slice(start, stop)
         return Batch(
-            self.keys[part],
-            self.video[part],
-            self.video_mask[part],
-            self.text[part],
-            self.tokens[part],
-            self.token_mask[part],
-            {k: v[part] for k, v in self.labels.items()},
-            self.weight[part],
+            keys=self.keys[part],
+            video=self.video[part],
+            video_mask=self.video_mask[part],
+            text=self.text[part],
+            tokens=self.tokens[part],
+            token_mask=self.token_mask[part],
+            labels={k: v[part] for k, v in self.labels.items()},
+            weight=self.weight[part],
         )
 
     def must_have_video(self, why: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinetext import assemble, video
 from kinetext.config import Recipe
@@ -122,7 +122,7 @@ class Brightness(Reward):
 def rewarded(**options: float | str) -> tuple[TextToVideo, Batch]:
     """A maker that a reward teaches."""
     task, batch = maker(**options)
-    task.rewarder = Brightness()
+    task._rewarder = (Brightness(),)
     return task, batch
 
 
@@ -139,8 +139,9 @@ def test_a_reward_adds_what_it_says_of_its_share_of_the_batch() -> None:
 
 def test_a_reward_alone_reaches_text_and_generator_but_not_what_is_frozen() -> None:
     task, batch = maker(reward="digits-reader", reward_steps=2)
-    assert task.rewarder is not None
-    task.train()._rewarded(batch, task.rewarder, rng=rng(0)).backward()
+    (rewarder,) = task._rewarder
+    assert rewarder is not None
+    task.train()._rewarded(batch, rewarder, rng=rng(0)).backward()
     moved = {name.split(".")[0] for name, p in task.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert moved == {"encoders", "generator"}
     assert not any("rewarder" in name for name in task.state_dict())
@@ -148,13 +149,14 @@ def test_a_reward_alone_reaches_text_and_generator_but_not_what_is_frozen() -> N
 
 def test_only_the_frames_that_the_reward_looks_at_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch = rewarded()
-    assert task.rewarder is not None
-    monkeypatch.setattr(task.rewarder, "frames", lambda total, rng: torch.tensor([1, 6]))
+    (rewarder,) = task._rewarder
+    assert rewarder is not None
+    monkeypatch.setattr(rewarder, "frames", lambda total, rng: torch.tensor([1, 6]))
     made, looked = [], []
-    draft, look = task.generator.draft, task.rewarder.loss
+    draft, look = task.generator.draft, rewarder.loss
     monkeypatch.setattr(task.generator, "draft", lambda *a, **k: (made.append((a[0], k["frames"])), draft(*a, **k))[1])
     monkeypatch.setattr(
-        task.rewarder, "loss", lambda b, video, rng: (looked.append(video.shape), look(b, video, rng=rng))[1]
+        rewarder, "loss", lambda b, video, rng: (looked.append(video.shape), look(b, video, rng=rng))[1]
     )
     task.train().loss(batch, player="model", rng=rng(0))
     assert made[0][0][2] == 2 and made[0][1].tolist() == [1, 6]
@@ -180,6 +182,31 @@ def test_a_reward_teaches() -> None:
     assert brightness() > before + 0.5
 
 
+class Network(nn.Module, Reward):
+    """A user's own that has weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def loss(self, batch: Batch, video: Tensor, *, rng: torch.Generator) -> Tensor:
+        return self.linear(video.mean().view(1)).sum()
+
+
+def test_a_reward_that_is_a_module_is_neither_trained_nor_saved() -> None:
+    plain, _ = maker()
+    task = TextToVideo(dict(plain.encoders.items()), plain.codec, plain.generator, plain.shape, Network())
+    assert task.state_dict().keys() == plain.state_dict().keys()
+    assert {n for n, _ in task.parameters_of("model")} == {n for n, _ in plain.parameters_of("model")}
+
+
+def test_a_recipe_with_a_reward_and_one_clip_a_batch_is_refused() -> None:
+    recipe = assemble.resolve(Recipe.parse(RECIPE, ["task.reward=digits-reader", "train.batch=1"]))
+    data = assemble.dataset(recipe)
+    with pytest.raises(RecipeError, match=r"train\.batch: 1, expected >= 2 with task\.reward"):
+        assemble.task(recipe, assemble.describe(recipe, data), data)
+
+
 def test_a_reward_needs_two_clips() -> None:
     task, batch = rewarded()
     with pytest.raises(DataError, match="alone in its batch"):
@@ -193,7 +220,7 @@ def test_a_reward_needs_two_clips() -> None:
         ({"reward_share": 1.0}, "task.reward_share: 1.0, expected between 0 and 1"),
         ({"reward_steps": 1}, "task.reward_steps: 1, expected >= 2"),
         ({"reward": "digits"}, "task.reward: digits is no classifier of video"),
-        ({"reward": "nobody"}, "nobody: neither a run folder nor a shipped model"),
+        ({"reward": "nobody"}, "task.reward: nobody: neither a run folder nor a shipped model"),
     ],
 )
 def test_rewards_that_can_not_be(option: dict[str, Any], message: str) -> None:
@@ -211,4 +238,4 @@ def test_a_finished_run_does_not_need_its_reward() -> None:
     recipe = assemble.resolve(Recipe.parse(RECIPE, ["task.reward=gone"]))
     meta = assemble.describe(recipe, assemble.dataset(recipe))
     again = assemble.task(recipe, meta)
-    assert isinstance(again, TextToVideo) and again.rewarder is None
+    assert isinstance(again, TextToVideo) and again._rewarder == (None,)

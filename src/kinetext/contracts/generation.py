@@ -103,19 +103,26 @@ def check_generator(generator: Generator, *, shape: Shape = (1, 4, 8, 8), cond_d
         )
         _check_samples(still, target, cond, hidden)
         if type(generator).draft is not Generator.draft:
-            _check_drafts(still, size, cond)
+            _check_drafts(still, size, cond, hidden)
+            check_learning(generator, lambda module: total_of(module.draft(size, cond, rng=rng(0), steps=3)))
         check_state(generator, lambda module: module.sample(size, cond, rng=rng(0), steps=2, guidance=2.0))
 
 
-def _check_drafts(generator: Generator, size: Shape, cond: Features) -> None:
+def _check_drafts(generator: Generator, size: Shape, cond: Features, hidden: Features) -> None:
+    def make(seed: int, cond: Features = cond, frames: Tensor | None = None) -> Tensor:
+        return generator.draft(size, cond, rng=rng(seed), steps=3, frames=frames)
+
     torch.manual_seed(1)
-    first = generator.draft(size, cond, rng=rng(0), steps=3)
+    first = make(0)
     require(tuple(first.shape) == size, generator, f"drafts {tuple(first.shape)}, asked for {size}")
     require(bool(first.isfinite().all()), generator, "drafts are not finite")
     require(first.requires_grad, generator, "drafts have no gradients")
     torch.manual_seed(2)
-    again = generator.draft(size, cond, rng=rng(0), steps=3)
-    require(torch.equal(first, again), generator, "two drafts with the same rng differ")
+    require(torch.equal(first, make(0)), generator, "two drafts with the same rng differ")
+    require(not torch.equal(first, make(1)), generator, "drafts ignore their rng")
+    require(close(first, make(0, hidden)), generator, "what stands at masked positions of the text changes the draft")
+    whole = make(0, frames=torch.arange(size[2]))
+    require(close(first, whole), generator, "frames 0 to T' - 1 are not what frames = None means in a draft")
 
 
 @torch.no_grad()

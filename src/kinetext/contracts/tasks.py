@@ -92,7 +92,7 @@ def _check_prediction(task: Task, still: Task, batch: Batch) -> None:
         require(bool((made.video.abs() <= 1).all()), task, "the video is not in [-1, 1]")
     both = _numbers(made), _numbers(still.predict(batch, rng=[rng(i) for i in range(len(batch))]))
     require(torch.equal(*both), task, "two predictions with the same rng differ")
-    alone = _numbers(still.predict(_row(batch, 1), rng=[rng(1)]))
+    alone = _numbers(still.predict(batch.rows(1, 2), rng=[rng(1)]))
     require(close(alone[0], both[0][1]), task, "a prediction changes with the other rows of its batch")
 
 
@@ -103,12 +103,3 @@ def _numbers(prediction: Prediction) -> Tensor:
     if not parts:
         raise ContractError("predict: the prediction is empty")
     return torch.cat(parts, 1)
-
-
-def _row(batch: Batch, row: int) -> Batch:
-    one = slice(row, row + 1)
-    return Batch(
-        keys=batch.keys[one], video=batch.video[one], video_mask=batch.video_mask[one], text=batch.text[one],
-        tokens=batch.tokens[one], token_mask=batch.token_mask[one], weight=batch.weight[one],
-        labels={name: label[one] for name, label in batch.labels.items()},
-    )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from torch import Generator as Rng
 from torch import Tensor
 
+from kinetext import runtime
 from kinetext.interfaces import Reward, Shape, Task
 from kinetext.types import Batch, RecipeError, Target, joined
 
@@ -23,6 +24,7 @@ class ClipReader(Reward):
         shape: (C, T, H, W) of the clips that it reads, None if it reads none.
         made: (C, T, H, W) of the clips it is to look at.
         columns: label columns of the data at hand.
+        precision: that it was trained with.
 
     Raises:
         RecipeError: it reads clips of another shape, or none of the columns.
@@ -36,6 +38,7 @@ class ClipReader(Reward):
         shape: Shape | None,
         made: Shape | None,
         columns: Sequence[Target],
+        precision: runtime.Precision,
     ) -> None:
         if not shape or not made or (shape[0], *shape[2:]) != (made[0], *made[2:]) or shape[1] > made[1]:
             raise RecipeError(f"{name} reads clips (C, T, H, W) of {shape}, expected {made} or fewer frames of it")
@@ -43,7 +46,8 @@ class ClipReader(Reward):
         if not self.columns:
             has, reads = joined([t.name for t in columns]), joined([t.name for t in targets])
             raise RecipeError(f"{name} reads {reads} and the data has {has}, expected one in common")
-        self.frames_read = shape[1]
+        self.missing = tuple(target.name for target in targets if target not in columns)
+        self.frames_read, self.precision = shape[1], precision
         self.task = task.eval().requires_grad_(False)
 
     def shown(self, batch: Batch, video: Tensor, mask: Tensor) -> Batch:
@@ -54,15 +58,17 @@ class ClipReader(Reward):
         index = self._index(video.shape[2], 0.5).to(video.device)
         return replace(batch, video=video[:, :, index], video_mask=mask[:, index]).without("text")
 
-    def frames(self, total: int, rng: Rng) -> Tensor:
+    def frames(self, total: int, *, rng: Rng) -> Tensor:
         """One frame of each of equal segments, at the same random place of all of them."""
         return self._index(total, float(torch.rand((), generator=rng, device=rng.device))).to(rng.device)
 
     def _index(self, total: int, place: float) -> Tensor:
-        return ((torch.arange(self.frames_read) + place) * total / self.frames_read).long()
+        # in 64 bits: in 32 the last place of the last segment rounds up to a frame too many
+        return ((torch.arange(self.frames_read, dtype=torch.float64) + place) * total / self.frames_read).long()
 
     def loss(self, batch: Batch, video: Tensor, *, rng: Rng) -> Tensor:
         """The classifier's loss by the labels of ``batch``."""
         whole = torch.ones(len(batch), video.shape[2], dtype=torch.bool, device=video.device)
         shown = replace(batch, video=video, video_mask=whole).without("text")
-        return self.task.to(video.device).loss(shown, player="model", rng=rng).total
+        with runtime.autocast(self.precision, video.device):
+            return self.task.to(video.device).loss(shown, player="model", rng=rng).total

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from kinetext.interfaces import Codec, Encoder, Generator, Reward, Shape, Task
+from kinetext.interfaces import Codec, Dataset, Encoder, Generator, Reward, Shape, Task
 from kinetext.types import Batch, DataError, Losses, Prediction, RecipeError
+
+CACHE_BYTES = 2**33  # of targets that a process may keep in memory
 
 
 class TextToVideo(Task):
@@ -31,7 +34,8 @@ class TextToVideo(Task):
         reward: run folder or shipped model of a classifier of video that teaches too; "" is none. It reads clips while
             they are made, and what it loses by the labels of their texts is added to the loss (Xu et al. 2023,
             "ImageReward", algorithm 1; Clark et al. 2024, "DRaFT", section 4). Judge the result with another reader:
-            this one is what the model learned to please.
+            this one is what the model learned to please. The assembly opens it, and a resumed training needs it
+            as it was; validation leaves it out, so ``train.best`` and ``train.patience`` do not see what it teaches.
         reward_weight: of that loss, > 0.
         reward_share: share of every batch whose clips are made and read, in (0, 1); the rest is learned from.
         reward_steps: sampler steps of such clips, >= 2.
@@ -76,8 +80,10 @@ class TextToVideo(Task):
         if reward_steps < 2:
             raise RecipeError(f"task.reward_steps: {reward_steps}, expected >= 2")
         self.reward_weight, self.reward_share, self.reward_steps = reward_weight, reward_share, reward_steps
-        # no submodule: it is not trained, and not saved with this task
-        self.rewarder = rewarder
+        if rewarder and codec.target_shape(shape)[1] != shape[1]:
+            raise RecipeError(f"task.reward: {reward}, but the codec joins frames; expected none")
+        # in a tuple, so that one that is a module is neither trained nor saved with this task
+        self._rewarder = (rewarder,)
 
     def train(self, mode: bool = True) -> TextToVideo:
         """The frozen codec stays in evaluation mode."""
@@ -87,13 +93,15 @@ class TextToVideo(Task):
 
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
         batch.must_have_video("text to video learns from clips")
-        if self.rewarder is None or not self.training:
+        (rewarder,) = self._rewarder
+        if rewarder is None or not self.training:
             return self._learned(batch, player=player, rng=rng)
         made = min(max(1, round(len(batch) * self.reward_share)), len(batch) - 1)
         if made == 0:
             raise DataError(f"{batch.keys[0]}: alone in its batch, and task.reward needs batches of two or more")
+        # first, since autocast keeps the weights of its first use, and a draft begins without gradients
         learned = self._learned(batch.rows(made, len(batch)), player=player, rng=rng)
-        read = self._rewarded(batch.rows(0, made), self.rewarder, rng=rng)
+        read = self._rewarded(batch.rows(0, made), rewarder, rng=rng)
         return Losses(learned.total + self.reward_weight * read, {**learned.parts, "reward_loss": read.detach()})
 
     def _learned(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
@@ -107,15 +115,12 @@ class TextToVideo(Task):
     def _rewarded(self, batch: Batch, rewarder: Reward, *, rng: torch.Generator) -> Tensor:
         """What the rewarder loses on clips that are on their way, a scalar with gradients."""
         cond = self.encoders["text"](batch.tokens, batch.token_mask)
-        channels, count, *size = self.codec.target_shape(self.shape)
-        frames = rewarder.frames(self.shape[1], rng)
-        # where the codec joins no frames, those that are not looked at need not be made
-        part = frames if count == self.shape[1] else None
-        shape = (len(batch), channels, count if part is None else len(part), *size)
-        target = self.generator.draft(shape, cond, rng=rng, steps=self.reward_steps, frames=part)
-        shown = self.shape if part is None else (self.shape[0], len(part), *self.shape[2:])
-        clip = self.codec.decode(target, (len(batch), *shown))
-        return rewarder.loss(batch, clip[:, :, frames] if part is None else clip, rng=rng)
+        frames = rewarder.frames(self.shape[1], rng=rng)
+        # the codec joins no frames, so those that are not looked at need not be made
+        shown = (self.shape[0], len(frames), *self.shape[2:])
+        shape = (len(batch), *self.codec.target_shape(shown))
+        target = self.generator.draft(shape, cond, rng=rng, steps=self.reward_steps, frames=frames)
+        return rewarder.loss(batch, self.codec.decode(target, (len(batch), *shown)), rng=rng)
 
     def _frames(self, video: Tensor, rng: torch.Generator) -> Tensor:
         chosen = torch.randperm(video.shape[2], generator=rng, device=video.device)[: self.train_frames]
@@ -149,3 +154,18 @@ class TextToVideo(Task):
         shape = (len(batch), *self.codec.target_shape(self.shape))
         target = self.generator.sample(shape, cond, rng=rng, steps=steps, guidance=guidance)
         return Prediction(video=self.codec.decode(target, (len(batch), *self.shape)))
+
+
+def check_cache(name: str, data: Dataset, target: Shape) -> None:
+    """Refuses ``cache_targets`` for ``data`` called ``name`` whose clips change, or whose targets are too many."""
+    if not data.fixed:
+        raise RecipeError(
+            f"task.cache_targets: true, but data {name} does not promise the same clips in every epoch "
+            "(a folder does without flip, crop_jitter and random sampling); expected false"
+        )
+    need = 2 * len(data) * prod(target)
+    if need > CACHE_BYTES:
+        raise RecipeError(
+            f"task.cache_targets: true, and {len(data):,} clips would take {need / 2**30:.0f} GiB of memory, "
+            f"expected at most {CACHE_BYTES / 2**30:.0f}; take fewer clips, or false"
+        )
