@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,13 +23,23 @@ class Encoder(nn.Module, ABC):
     ``forward(x, mask)``: text takes ``x (B, L)`` int64 tokens and ``mask (B, L)``; video takes
     ``x (B, C, T, H, W)`` in [-1, 1] and ``mask (B, T)``. What stands at masked positions must not
     matter.
+
+    One that can start from pretrained weights has the option ``kept: Path | None = None`` (decided by the assembly):
+    the folder that ``keep`` once wrote to. With it, the encoder builds itself from that folder and loads no
+    pretrained weights, since those of the run follow.
     """
 
     modality: Modality
     dim: int
+    licence: str = ""  # of the pretrained weights that it started from, for the card; "" where there are none
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor) -> Features: ...
+
+    def keep(self, folder: Path) -> None:
+        """Writes into ``folder``, which exists, what rebuilds this encoder besides its recipe and weights (a pretrained
+        model's configuration, a tokeniser); nothing, unless it says otherwise.
+        """
 
 
 class Fusion(nn.Module, ABC):
