@@ -22,8 +22,8 @@ PACKAGE = ROOT / "src" / "kinetext"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EVERYTHING = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 ROLE_FOLDERS = ("codecs", "datasets", "encoders", "fusion", "generators", "methods", "metrics", "tasks")
-# files of a role folder that hold no component: how samples become batches
-NOT_COMPONENTS = {"datasets.loader"}
+# files of a role folder that hold no component: how samples become batches, and what frozen encoders make of them
+NOT_COMPONENTS = {"datasets.encoded", "datasets.loader"}
 # each is known to exactly one module
 THIRD_PARTY_HOMES = {"av": "video", "ray": "cluster"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "joblib", "torchvision.io", "decord"}

@@ -35,6 +35,17 @@ TASK_RECIPES = {
         encoders.video = { name = "frame_cnn", dim = 8, width = 8, depth = 1, heads = 2 }
         fusion = { name = "attention", dim = 8, heads = 2 }
     """,
+    "regression": """
+        task.name = "regression"
+        encoders.text = { name = "transformer", dim = 8, depth = 1 }
+        encoders.video = { name = "frame_cnn", dim = 8, width = 8, depth = 1, heads = 2 }
+        fusion = { name = "attention", dim = 8, heads = 2 }
+    """,
+    "retrieval": """
+        task = { name = "retrieval", dim = 8 }
+        encoders.text = { name = "transformer", dim = 8, depth = 1 }
+        encoders.video = { name = "frame_cnn", dim = 8, width = 8, depth = 1, heads = 2 }
+    """,
     "reconstruction": """
         task.name = "reconstruction"
         codec = { name = "autoencoder", width = 8 }
@@ -69,12 +80,30 @@ def test_generators(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", tasks.REGISTRY)
-def test_tasks(name: str) -> None:
-    recipe = assemble.resolve(Recipe.parse(TASK_RECIPES[name] + SMALL_CLIPS))
+def test_tasks(name: str, tmp_path: Path) -> None:
+    data_section = numbered_clips(tmp_path) if name == "regression" else SMALL_CLIPS
+    recipe = assemble.resolve(Recipe.parse(TASK_RECIPES[name] + data_section))
     data = assemble.dataset(recipe)
     meta = assemble.describe(recipe, data)
     batch = next(assemble.plain_batches(recipe, meta, data))
     check_task(assemble.task(recipe, meta, data), batch)
+
+
+def numbered_clips(folder: Path) -> str:
+    """A folder of clips with a column of numbers, one of which is missing."""
+    rows = ["file_name,text,height,split"]
+    for i in range(4):
+        video.write(folder / f"{i}.mp4", torch.full((3, 2, 64, 64), i / 4), fps=8.0)
+        rows += [f"{i}.mp4,clip {i},{'' if i == 1 else i / 2},train"]
+    (folder / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    return f"""
+        [data]
+        name = "folder"
+        root = "{folder}"
+        targets = ["height"]
+        numeric = ["height"]
+        num_frames = 2
+    """
 
 
 @pytest.mark.parametrize("name", datasets.REGISTRY)

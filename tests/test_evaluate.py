@@ -34,14 +34,14 @@ def test_numbers_agree_with_predict(runs: SimpleNamespace) -> None:
     texts, videos = [s.text for s in samples], [s.video for s in samples]
     for prefix, answers in {
         "val": pipeline.predict(texts, videos),
-        "text_only": pipeline.predict(texts, None),
-        "video_only": pipeline.predict(None, videos),
+        "val/text_only": pipeline.predict(texts, None),
+        "val/video_only": pipeline.predict(None, videos),
     }.items():
         said = [{name for name, p in answer["objects"].items() if p >= 0.5} for answer in answers]
         assert numbers[f"{prefix}/objects/micro_f1"] == pytest.approx(micro_f1(said, true))
         exact = sum(s == t for s, t in zip(said, true, strict=True)) / 6
         assert numbers[f"{prefix}/objects/exact_match"] == pytest.approx(exact)
-    losses = {numbers[f"{prefix}/loss"] for prefix in ("val", "text_only", "video_only")}
+    losses = {numbers[f"{prefix}/loss"] for prefix in ("val", "val/text_only", "val/video_only")}
     assert len(losses) == 3
 
 

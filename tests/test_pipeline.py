@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kinetext import pipeline, video
+from kinetext.apps.reproducing import reproduce
 from kinetext.checkpoint import write_weights
-from kinetext.pipeline import Pipeline, TextWarning, outputs, reproduce
+from kinetext.pipeline import Pipeline, TextWarning, outputs
 from kinetext.report import pack
 from kinetext.types import DataError, RunError
 

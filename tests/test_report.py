@@ -12,6 +12,7 @@ import pytest
 from kinetext import assemble, report, video
 from kinetext.checkpoint import Run
 from kinetext.evaluate import Confusion, Evaluation, record
+from kinetext.metrics.classification import ClassScore
 
 EMPTY = {"meta", "img", "br", "input", "link"}
 
@@ -55,7 +56,9 @@ def test_the_page_needs_nothing_else(run: Run, tmp_path: Path) -> None:
     video.write_png(run.path / "samples" / "000000002.png", torch.zeros(1, 1, 8, 8))
     video.write(run.path / "samples" / "000000004.mp4", torch.zeros(1, 2, 16, 16), fps=8)
     matrix = Confusion(("cat & dog", "数<b>"), ((3, 1), (0, 2)))
-    record(run, Evaluation({"val/x/accuracy": 0.75, "text_only/x/accuracy": 0.5, "samples": 6.0}, {"x": matrix}), {})
+    numbers = {"val/x/accuracy": 0.75, "val/text_only/x/accuracy": 0.5, "samples": 6.0}
+    scores = {"val/x": (ClassScore("cat & dog", 1.0, 0.75, 0.857, 4),)}
+    record(run, Evaluation(numbers, {"x": matrix}, scores, {"val/x/accuracy": (0.5, 1.0)}), {})
     report.write(run)
     page = (run.path / "report.html").read_text(encoding="utf-8")
     loads = parsed(page).loads
@@ -67,7 +70,10 @@ def test_the_page_needs_nothing_else(run: Run, tmp_path: Path) -> None:
     assert "数&lt;b&gt;" in page
     assert re.search(r"--share:75%.>3<.*--share:25%.>1<.*--share:100%.>2<", page)
     # the same number on all, and with the other modality taken away, side by side
-    assert re.search(r"<th>held-out</th><th>text only</th>.*<th>x/accuracy</th><td>0.75</td><td>0.5</td>", page)
+    assert re.search(
+        r"<th>held-out</th><th>text only</th>.*<th>x/accuracy</th><td>0.75 \[0.5, 1\]</td><td>0.5</td>", page
+    )
+    assert "<th>cat &amp; dog</th><td>1.000</td><td>0.750</td><td>0.857</td><td>4</td>" in page
     assert "prefers-color-scheme: dark" in page
 
 
@@ -115,7 +121,7 @@ def test_a_shipped_model_keeps_its_card(runs: SimpleNamespace, tmp_path: Path, m
     shipped = shutil.copytree(runs.reader, tmp_path / "kinetext" / "models" / "reader")
     before = (shipped / "meta.json").read_bytes()
     with monkeypatch.context() as patch:
-        for module in (report.kinetext, assemble.kinetext):
+        for module in (report.kinetext, assemble.runs.kinetext):
             patch.setattr(module, "__file__", str(tmp_path / "kinetext" / "__init__.py"))
         found, card = report.judge("reader", ["evaluate.samples=2"])
     assert found.numbers["samples"] == 2

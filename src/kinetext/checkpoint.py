@@ -7,6 +7,7 @@
     RUN/metrics.jsonl        one line a log, evaluation or sample
     RUN/resume/STEP/         weights, average, optimisers and position: what an exact resume needs
     RUN/resume.json          which of them is complete
+    RUN/kept/                what rebuilds pretrained encoders: their configuration, their tokeniser
     RUN/samples/ RUN/tensorboard/ RUN/report.html RUN/README.md
 
 Every file appears whole: written under a temporary name, then renamed. No pickle.
@@ -19,7 +20,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from kinetext.config import Recipe
 from kinetext.runtime import whole_file
-from kinetext.types import RunError, Target
+from kinetext.types import Modality, RunError, Target
 
 FORMAT = 1
 
@@ -45,8 +46,11 @@ class Meta:
         targets: the label columns that the model knows.
         video_shape: (C, T, H, W) that it reads or makes; None without video.
         fps: frames a second of its clips, 0 where it varies.
+        vector_dims: modality -> width of the precomputed vectors that it reads in its place.
         numbers: what was measured, name -> value.
         facts: what the card says: data, hardware, minutes, steps ... name -> text.
+        kept: the folder in which the run has what rebuilds its pretrained parts; None until there is a run. It is
+            where the run is, so it is not written down.
     """
 
     version: str
@@ -54,12 +58,15 @@ class Meta:
     targets: tuple[Target, ...] = ()
     video_shape: tuple[int, ...] | None = None
     fps: float = 0.0
+    vector_dims: Mapping[Modality, int] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    kept: Path | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
+        said = {name: value for name, value in asdict(self).items() if name != "kept"}
+        return json.dumps(said, ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: Path) -> Meta:
@@ -74,7 +81,9 @@ class Meta:
                 f"this run was written by kinetext {raw.get('version', 'of another time')}; use that version to read it"
             )
         try:
-            targets = tuple(Target(t["name"], tuple(t["classes"]), t["multi"]) for t in raw.pop("targets"))
+            targets = tuple(
+                Target(t["name"], tuple(t["classes"]), t["multi"], t.get("numeric", False)) for t in raw.pop("targets")
+            )
             shape = raw.pop("video_shape")
             vocabulary = tuple(raw.pop("vocabulary"))
             return cls(targets=targets, video_shape=tuple(shape) if shape else None, vocabulary=vocabulary, **raw)
@@ -137,7 +146,8 @@ class Run:
     """A run folder that exists."""
 
     def __init__(self, path: Path, recipe: Recipe, meta: Meta) -> None:
-        self.path, self.recipe, self.meta = path, recipe, meta
+        self.path, self.recipe = path, recipe
+        self.meta = replace(meta, kept=path / "kept")
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, meta: Meta) -> Run:
@@ -170,13 +180,29 @@ class Run:
 
     def describe(self, meta: Meta) -> None:
         """Writes meta.json."""
-        self.meta = meta
+        self.meta = replace(meta, kept=self.path / "kept")
         write_text(self.path / "meta.json", meta.to_json())
 
     def measured(self, numbers: Mapping[str, float], facts: Mapping[str, str]) -> None:
         """Adds measured numbers and facts to meta.json."""
         meta = self.meta
         self.describe(replace(meta, numbers={**meta.numbers, **numbers}, facts={**meta.facts, **facts}))
+
+    def keep(self, name: str, write: Callable[[Path], None]) -> None:
+        """Fills ``kept/name`` by ``write``; the folder is there whole, or not at all. Nothing written, no folder."""
+        folder, fresh = self.path / "kept" / name, self.path / "kept" / f".{name}.tmp"
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            write(fresh)
+            if any(fresh.iterdir()):
+                fresh.replace(folder)
+        except OSError as error:
+            raise RunError(f"{folder}: could not be written ({error})") from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
 
     def weights_file(self) -> Path:
         """The weights to use: the best, else the average, else the newest."""
@@ -283,4 +309,6 @@ def pack(run: Run, folder: Path, recipe: Recipe, *, dtype: torch.dtype | None = 
     """Writes a small copy of a run to share: ``recipe``, and the run's meta and weights in use."""
     packed = Run.create(folder, recipe, run.meta)
     write_weights(folder / "model.safetensors", run.weights(), dtype)
+    if (run.path / "kept").is_dir():
+        shutil.copytree(run.path / "kept", folder / "kept")
     return packed

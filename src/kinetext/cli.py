@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import kinetext
 
 if TYPE_CHECKING:
-    from kinetext.types import Progress
+    from kinetext.evaluate import Evaluation
 
 app = typer.Typer(
     help="Models that go between text and video: make clips from text, read clips into labels.",
@@ -27,6 +24,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Make and look at datasets.", no_args_is_help=True)
 app.add_typer(data, name="data")
+
+_MOST_CLASSES = 30  # of a column whose classes are listed one by one
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a shipped model such as digits.")]
 Changes = Annotated[
@@ -56,11 +55,12 @@ def generate(
     device: Device = None,
 ) -> None:
     """Make clips from a prompt."""
+    from kinetext.apps import terminal
     from kinetext.pipeline import Pipeline, outputs
 
     paths = outputs(out, num)
     pipeline = Pipeline.load(model, device)
-    with _progress("clips") as progress:
+    with terminal.progress("clips") as progress:
         clips = pipeline.generate(
             prompt, num=num, seed=seed, steps=steps, guidance=guidance, fps=fps, progress=progress
         )
@@ -76,7 +76,7 @@ def reproduce(
     device: Device = None,
 ) -> None:
     """Make a clip again from what its file says, and compare the frames."""
-    from kinetext.pipeline import reproduce
+    from kinetext.apps.reproducing import reproduce
 
     found = reproduce(clip, model, device)
     said = found.clip.provenance
@@ -93,21 +93,57 @@ def reproduce(
 @app.command()
 def predict(
     run: RunName,
+    source: Annotated[
+        Path | None, typer.Argument(help="A folder of clips, a folder with metadata.csv, or such a table; with --out.")
+    ] = None,
     video: Annotated[Path | None, typer.Option(help="A clip or picture.")] = None,
     text: Annotated[str | None, typer.Option(help="A text.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Of a source: a table that ends in .csv, .jsonl or .parquet.")
+    ] = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Classify a clip, a text, or both together."""
+    """Classify a clip, a text, both together, or every row of a table; stopped, the same command goes on."""
+    from kinetext.apps import terminal
     from kinetext.pipeline import Pipeline
 
-    answer = Pipeline.load(run, device).predict(text, video)[0]
+    if (source is None) != (out is None) or (source is not None and (video or text)):
+        raise typer.BadParameter("expected --video, --text or both; or a source and --out")
+    pipeline = Pipeline.load(run, device)
+    if source is not None and out is not None:
+        from kinetext.apps import predicting
+
+        with terminal.progress("rows") as progress:
+            done = predicting.predict(pipeline, source, out, progress)
+        typer.echo(done.path)
+        if done.failed:
+            _say(f"{done.failed} of {done.rows} rows could not be read; the column error says why")
+            raise typer.Exit(1)
+        return
+    answer = pipeline.predict(text, video)[0]
     if as_json:
         _json(answer)
         return
-    for column, classes in answer.items():
-        best = sorted(classes.items(), key=lambda pair: -pair[1])[:10]
-        _table(column, ("class", "probability"), [(name, f"{p:.1%}") for name, p in best])
+    for column, said in answer.items():
+        if isinstance(said, float):
+            typer.echo(f"{column}: {said:.6g}")
+            continue
+        best = sorted(said.items(), key=lambda pair: -pair[1])[:10]
+        terminal.table(column, ("class", "probability"), [(name, f"{p:.1%}") for name, p in best])
+
+
+@app.command()
+def embed(
+    run: RunName,
+    video: Annotated[Path | None, typer.Option(help="A clip or picture.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text.")] = None,
+    device: Device = None,
+) -> None:
+    """Print the vectors of a clip, a text, or both, in JSON."""
+    from kinetext.pipeline import Pipeline
+
+    _json({name: x.tolist() for name, x in Pipeline.load(run, device).embed(text, video)[0].items()})
 
 
 @app.command()
@@ -119,6 +155,7 @@ def train(
 ) -> None:
     """Train a recipe, or go on with a run."""
     from kinetext import train
+    from kinetext.apps import terminal
     from kinetext.config import Recipe
     from kinetext.report import finish
 
@@ -138,31 +175,76 @@ def train(
         raise typer.Exit(130) from stopped
     if not train.is_first():
         return  # one process of several reports
-    with _progress("clips") as progress:
+    with terminal.progress("clips") as progress:
         found = finish(run, progress)
-    _numbers(str(run.path), found.numbers)
+    terminal.measured(str(run.path), found)
     typer.echo(f"report: {run.path / 'report.html'}")
 
 
 @app.command()
 def evaluate(
-    run: RunName,
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run folder, or a shipped model such as digits; with --folds also a recipe."
+        ),
+    ],
     changes: Changes = None,
     samples: Annotated[int | None, typer.Option(help="How many held-out samples; 0 is all.")] = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(
+            help="Train the recipe anew once a fold: a number of parts of the groups, or group (leave one out)."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Of the folds; RUN/folds, or runs/RECIPE-folds.")] = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Measure a model on held-out data, and note the numbers in its card."""
+    """Measure a model on held-out data, and note the numbers in its card; or cross-validate its recipe by group."""
+    if folds is not None:
+        _cross_validate(run, changes or (), folds, out, as_json)
+        return
+    from kinetext.apps import terminal
     from kinetext.report import judge
 
     overrides = [*(changes or ()), *([] if samples is None else [f"evaluate.samples={samples}"])]
-    with _progress("clips") as progress:
+    with terminal.progress("clips") as progress:
         found, kept = judge(run, overrides, device, progress)
     if as_json:
-        _json(found.numbers)
+        _json(_as_json(found))
         return
-    _numbers(run, found.numbers)
+    terminal.measured(run, found)
     _say(f"noted in {kept}" if kept else "the model's own card is left as it is")
+
+
+def _cross_validate(name: str, changes: Sequence[str], folds: str, out: Path | None, as_json: bool) -> None:
+    from kinetext import train
+    from kinetext.apps import terminal
+    from kinetext.apps.folds import cross_validate
+    from kinetext.config import Recipe
+
+    if folds != "group" and not folds.isdigit():
+        raise typer.BadParameter(f"--folds {folds}: expected a number, or group")
+    path = Path(name)
+    if path.suffix == ".toml":
+        recipe, where = Recipe.load(path, changes), out or Path("runs") / f"{path.stem}-folds"
+    else:
+        recipe, where = Recipe.load(path / "recipe.toml", changes), out or path / "folds"
+    try:
+        done = cross_validate(recipe, "group" if folds == "group" else int(folds), where, _say)
+    except train.Interrupted as stopped:
+        _say("stopped and saved; the same command goes on")
+        raise typer.Exit(130) from stopped
+    if as_json:
+        _json({**_as_json(done.found), "folds": done.folds})
+        return
+    terminal.measured(f"{where}, {len(done.folds)} folds", done.found)
+    typer.echo(f"report: {where / 'report.html'}")
+
+
+def _as_json(found: Evaluation) -> dict[str, object]:
+    return {**found.numbers, **{f"{name} (95 %)": list(ends) for name, ends in found.intervals.items()}}
 
 
 @app.command("list")
@@ -171,13 +253,13 @@ def list_components(
     name: Annotated[str | None, typer.Argument(help="Such as transformer.")] = None,
 ) -> None:
     """Show the components of recipes, with their options and defaults."""
-    from kinetext.apps import catalog
+    from kinetext.apps import catalog, terminal
 
     if name is None:
-        _table("", ("role", "component", "what it is"), catalog.components(role))
+        terminal.table("", ("role", "component", "what it is"), catalog.components(role))
         return
     assert role is not None
-    _table(f"{role} {name}", ("option", "values", "default"), catalog.options_of(role, name))
+    terminal.table(f"{role} {name}", ("option", "values", "default"), catalog.options_of(role, name))
 
 
 @app.command()
@@ -185,12 +267,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("kinetext-demo"), device: Device = None
 ) -> None:
     """Make a dozen clips, read each one back, and write a page with them."""
-    from kinetext.apps import demo
+    from kinetext.apps import demo, terminal
 
-    with _progress("clips") as progress:
+    with terminal.progress("clips") as progress:
         shown = demo.make(out, device, progress)
     rows = [(s.prompt, ", ".join(s.read) or "(nothing)", "right" if s.right else "wrong") for s in shown]
-    _table("", ("prompt", "the reader sees", ""), rows)
+    terminal.table("", ("prompt", "the reader sees", ""), rows)
     right = sum(s.right for s in shown)
     typer.echo(f"{right} of {len(shown)} right. Open {out / 'index.html'} to watch them.")
 
@@ -221,9 +303,9 @@ def data_make(
     clips: Annotated[int, typer.Option(help="How many in all; a fifth of them is the val split.")] = 2000,
 ) -> None:
     """Write a made-up dataset as a real folder: mp4 files and metadata.csv."""
-    from kinetext.apps import folders
+    from kinetext.apps import folders, terminal
 
-    with _progress("clips") as progress:
+    with terminal.progress("clips") as progress:
         folders.make(name, folder, clips, options or (), progress)
     typer.echo(folder)
 
@@ -235,11 +317,11 @@ def data_show(
     num: Annotated[int, typer.Option(help="How many clips to show.")] = 12,
 ) -> None:
     """Write a contact sheet of a dataset, and list what is on it."""
-    from kinetext.apps import folders
+    from kinetext.apps import folders, terminal
 
     sheet = out or folder.with_name(f"{folder.resolve().name}.png")
     rows = folders.show(folder, sheet, num)
-    _table(str(folder), ("file", "text", "labels", "split"), rows)
+    terminal.table(str(folder), ("file", "text", "labels", "split"), rows)
     if any(file for file, *_ in rows):
         typer.echo(sheet)
 
@@ -287,30 +369,3 @@ def _json(value: object) -> None:
     import json
 
     typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
-
-
-def _numbers(title: str, numbers: Mapping[str, float]) -> None:
-    _table(title, ("measured", "value"), [(name, f"{value:.4g}") for name, value in sorted(numbers.items())])
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.text import Text
-
-    table = Table(title=title or None, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))  # what looks like markup in a user's text is text
-    Console().print(table)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Progress]:
-    """A bar on stderr, for a terminal only."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -120,14 +120,15 @@ class EvaluateConfig:
     """How a run is judged.
 
     Args:
-        split: the held-out part that ``kinetext evaluate`` judges on, "val" or "test"; training judges on val.
+        split: the held-out part that ``kinetext evaluate`` judges on, "val" or "test"; "" is val, and for a task that
+            reads test as well, where there is one. Training judges on val.
         samples: of that split at most; 0 = all.
         batch: samples a batch, >= 1.
         reader: run folder or shipped model that reads generated clips; "" = none.
         seed: of the noise that models are judged on and clips are made from, >= 0.
     """
 
-    split: Literal["val", "test"] = "val"
+    split: Literal["", "val", "test"] = ""
     samples: Count = 0
     batch: Positive = 64
     reader: str = ""

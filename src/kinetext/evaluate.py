@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,11 +18,16 @@ from kinetext import assemble, runtime, video
 from kinetext.checkpoint import Meta, Run, write_text
 from kinetext.config import Recipe
 from kinetext.interfaces import Dataset, Metric, Task
-from kinetext.metrics.classification import ClassificationMetric
+from kinetext.metrics.classification import ClassificationMetric, ClassScore
+from kinetext.resampling import Interval
 from kinetext.tasks.classification import Classification
 from kinetext.tasks.reconstruction import Reconstruction
+from kinetext.tasks.regression import Regression
+from kinetext.tasks.retrieval import Retrieval
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.types import Batch, Modality, Prediction, Progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,19 +43,34 @@ class Evaluation:
     """What an evaluation found.
 
     Args:
-        numbers: "val/..." (or "test/...") on held-out data; "text_only/..." and "video_only/..." with the other modality taken away;
-            "generated/..." and "real/...": how a reader reads generated and real held-out clips.
-        confusion: single-label column -> its matrix.
+        numbers: "val/..." and "test/..." on held-out data, and of a model of two modalities "val/text_only/..." and
+            "val/video_only/..." with the other one taken away; "generated/..." and "real/...": how a reader reads
+            generated and real held-out clips.
+        confusion: "val/COLUMN", single-label columns -> the matrix.
+        classes: "val/COLUMN" -> how well each class is told from the rest.
+        intervals: name of a number -> where 95 % of resamples by group fall.
     """
 
     numbers: Mapping[str, float]
     confusion: Mapping[str, Confusion] = field(default_factory=dict)
+    classes: Mapping[str, tuple[ClassScore, ...]] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+    def joined(self, other: Evaluation) -> Evaluation:
+        """Both as one."""
+        return Evaluation(
+            {**self.numbers, **other.numbers},
+            {**self.confusion, **other.confusion},
+            {**self.classes, **other.classes},
+            {**self.intervals, **other.intervals},
+        )
 
 
 def evaluate(
     run: Run, overrides: Sequence[str] = (), *, device: torch.device | None = None, progress: Progress | None = None
 ) -> Evaluation:
-    """Judges a run's best weights on the held-out split of its data.
+    """Judges a run's best weights on the held-out splits of its data: the one that the recipe names, or val, and test
+    where a task that reads has one.
 
     Args:
         overrides: of the sections data and evaluate, such as "data.root=clips" and "evaluate.samples=100".
@@ -60,35 +81,99 @@ def evaluate(
         DataError: the data can't be read.
     """
     recipe = assemble.with_data(run.recipe, overrides)
-    held_out = assemble.dataset(recipe, recipe.evaluate.split)
     on = device or runtime.device()
     task = assemble.restore(run).to(on)
+    asked = recipe.evaluate.split
+    held_out = assemble.dataset(recipe, asked or "val")
     reader = None
     if isinstance(task, TextToVideo) and recipe.evaluate.reader:
         reader = Reader(recipe.evaluate.reader, held_out, run.meta, on)
-    shown = len(held_out) if recipe.evaluate.samples == 0 else min(recipe.evaluate.samples, len(held_out))
-
-    def passes(absent: Modality | None = None) -> dict[str, float]:
-        batches = assemble.plain_batches(recipe, run.meta, held_out, limit=recipe.evaluate.samples)
-        metrics = assemble.metrics(task)
-        numbers = measure(task, (b.without(absent) if absent else b for b in batches), metrics, recipe)
-        if absent is None:
-            confusion.update(_confusion(task, metrics))
-        return numbers
-
-    confusion: dict[str, Confusion] = {}
-    numbers = {"samples": float(shown), **_named(recipe.evaluate.split, passes())}
-    if isinstance(task, Classification) and len(recipe.encoders) > 1:
-        numbers |= _named("text_only", passes("video")) | _named("video_only", passes("text"))
+    found = judged(task, recipe, run.meta, held_out, asked or "val")
+    if not asked and "test" in held_out.splits and isinstance(task, Classification | Regression | Retrieval):
+        found = found.joined(judged(task, recipe, run.meta, assemble.dataset(recipe, "test"), "test"))
     if isinstance(task, Reconstruction):
+        split = asked or "val"
         # the peak of a signal in [-1, 1] is 2
-        numbers[f"{recipe.evaluate.split}/psnr"] = 10 * math.log10(
-            4 / max(numbers[f"{recipe.evaluate.split}/loss"], 1e-12)
-        )
+        psnr = 10 * math.log10(4 / max(found.numbers[f"{split}/loss"], 1e-12))
+        found = found.joined(Evaluation({f"{split}/psnr": psnr}))
     if reader and isinstance(task, TextToVideo):
         batches = assemble.plain_batches(recipe, run.meta, held_out, limit=recipe.evaluate.samples)
-        numbers |= reader.judge(task, batches, recipe, shown, progress)
-    return Evaluation(numbers, confusion)
+        shown = int(found.numbers["samples"])
+        found = found.joined(Evaluation(reader.judge(task, batches, recipe, shown, progress)))
+    return found
+
+
+class Tally:
+    """What a task says of held-out samples, counted: with all that it reads, and where that is two modalities, with
+    each of them alone. Several models may add to it, each judged on samples of its own (folds).
+
+    Args:
+        task: of the kind that is judged.
+        split: the name that the numbers begin with.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe, split: str) -> None:
+        two = isinstance(task, Classification | Regression) and len(recipe.encoders) > 1
+        sides: tuple[tuple[str, Modality | None], ...] = (("", None), ("text_only", "video"), ("video_only", "text"))
+        self.split, self.recipe = split, recipe
+        self.sides = [_Side(name, absent, assemble.metrics(task)) for name, absent in sides if two or not absent]
+        self.targets = task.targets if isinstance(task, Classification) else ()
+        self.samples = 0
+
+    def add(self, task: Task, meta: Meta, held_out: Dataset) -> None:
+        """Judges ``task`` on ``held_out``."""
+        for side in self.sides:
+            batches = assemble.plain_batches(self.recipe, meta, held_out, limit=self.recipe.evaluate.samples)
+            absent = side.absent
+            total, rows = feed(task, (b.without(absent) if absent else b for b in batches), side.metrics, self.recipe)
+            side.total, side.rows = side.total + total, side.rows + rows
+        self.samples += min(self.recipe.evaluate.samples or len(held_out), len(held_out))
+
+    def found(self) -> Evaluation:
+        """Everything that was counted."""
+        found = Evaluation({"samples" if self.split == "val" else f"{self.split}/samples": float(self.samples)})
+        for side in self.sides:
+            numbers = {"loss": side.total / side.rows}
+            intervals: dict[str, Interval] = {}
+            for metric in side.metrics:
+                numbers |= metric.compute()
+                intervals |= metric.intervals()
+            prefix = f"{self.split}/{side.name}".rstrip("/")
+            found = found.joined(Evaluation(_named(prefix, numbers), intervals=_named(prefix, intervals)))
+        return found.joined(self._tables())
+
+    def _tables(self) -> Evaluation:
+        """Confusion matrices and the scores of every class."""
+        confusion: dict[str, Confusion] = {}
+        classes: dict[str, tuple[ClassScore, ...]] = {}
+        for metric in self.sides[0].metrics:
+            if not isinstance(metric, ClassificationMetric):
+                continue
+            for target in self.targets:
+                name = f"{self.split}/{target.name}"
+                classes[name] = metric.classes(target.name)
+                if not target.multi:
+                    counts = tuple(tuple(row) for row in metric.confusion(target.name).tolist())
+                    confusion[name] = Confusion(target.classes, counts)
+        return Evaluation({}, confusion, classes)
+
+
+@dataclass
+class _Side:
+    """What was counted with one modality taken away, or none."""
+
+    name: str
+    absent: Modality | None
+    metrics: Sequence[Metric]
+    total: float = 0.0
+    rows: int = 0
+
+
+def judged(task: Task, recipe: Recipe, meta: Meta, held_out: Dataset, split: str) -> Evaluation:
+    """A task on one split."""
+    tally = Tally(task, recipe, split)
+    tally.add(task, meta, held_out)
+    return tally.found()
 
 
 def check_reader(recipe: Recipe, meta: Meta, held_out: Dataset) -> None:
@@ -149,6 +234,40 @@ class Reader:
             return self.eye.task.predict(shown, rng=runtime.rng(0, "read"))
 
 
+# prefix of a number -> the title of its column
+SIDES: Mapping[str, str] = {
+    "val": "held-out",
+    "val/text_only": "text only",
+    "val/video_only": "video only",
+    "test": "test split",
+    "test/text_only": "test, text only",
+    "test/video_only": "test, video only",
+    "generated": "generated",
+    "real": "real clips",
+    "folds": "deviation over folds",
+}
+
+
+def side_by_side(found: Evaluation) -> tuple[list[str], dict[str, list[str]], dict[str, float]]:
+    """Numbers of the same name side by side: on all, with text only, with video only, ...
+
+    Returns:
+        Titles of the columns, number -> its cells, and the numbers that belong to no column.
+    """
+    placed: dict[str, dict[str, str]] = {}
+    rest: dict[str, float] = {}
+    for key, value in sorted(found.numbers.items()):
+        prefix = max((p for p in SIDES if key.startswith(f"{p}/")), key=len, default="")
+        if not prefix:
+            rest[key] = value
+            continue
+        low, high = found.intervals.get(key, (math.nan, math.nan))
+        sure = "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"
+        placed.setdefault(key.removeprefix(f"{prefix}/"), {})[prefix] = f"{value:.4g}{sure}"
+    used = [p for p in SIDES if any(p in cells for cells in placed.values())]
+    return [SIDES[p] for p in used], {n: [cells.get(p, "") for p in used] for n, cells in placed.items()}, rest
+
+
 def record(run: Run, found: Evaluation, facts: Mapping[str, str]) -> None:
     """Keeps an evaluation in the run folder, for the report and the model card."""
     # numbers of an earlier evaluation would say what is no longer so: they go
@@ -165,27 +284,26 @@ def recorded(run: Run) -> Evaluation:
     matrices = {
         name: Confusion(tuple(c["classes"]), tuple(map(tuple, c["counts"]))) for name, c in raw["confusion"].items()
     }
-    return Evaluation(raw["numbers"], matrices)
+    classes = {name: tuple(ClassScore(**one) for one in rows) for name, rows in raw.get("classes", {}).items()}
+    intervals = {name: (low, high) for name, (low, high) in raw.get("intervals", {}).items()}
+    return Evaluation(raw["numbers"], matrices, classes, intervals)
 
 
-def _named(prefix: str, numbers: Mapping[str, float]) -> dict[str, float]:
+def _named(prefix: str, numbers: Mapping[str, T]) -> dict[str, T]:
     return {f"{prefix}/{name}": value for name, value in numbers.items()}
 
 
-def _confusion(task: Task, metrics: Sequence[Metric]) -> dict[str, Confusion]:
-    if not isinstance(task, Classification):
-        return {}
-    single = [target for target in task.targets if not target.multi]
-    return {
-        target.name: Confusion(target.classes, tuple(tuple(row) for row in metric.confusion(target.name).tolist()))
-        for metric in metrics
-        if isinstance(metric, ClassificationMetric)
-        for target in single
-    }
-
-
 def measure(task: Task, batches: Iterator[Batch], metrics: Sequence[Metric], recipe: Recipe) -> dict[str, float]:
-    """One pass over ``batches``: the mean loss ("loss") and what the metrics say.
+    """One pass over ``batches``: the mean loss ("loss") and what the metrics say."""
+    total, rows = feed(task, batches, metrics, recipe)
+    numbers = {"loss": total / rows}
+    for metric in metrics:
+        numbers |= metric.compute()
+    return numbers
+
+
+def feed(task: Task, batches: Iterator[Batch], metrics: Sequence[Metric], recipe: Recipe) -> tuple[float, int]:
+    """One pass over ``batches`` that tells ``metrics`` what the task says; the sum of its losses, and of how many rows.
 
     Everything random is a pure function of (evaluate.seed, batch number), so two models are judged on
     the same noise.
@@ -203,10 +321,7 @@ def measure(task: Task, batches: Iterator[Batch], metrics: Sequence[Metric], rec
                 prediction = task.predict(batch, rng=runtime.rng(*seed, "predict", on=on))
                 for metric in metrics:
                     metric.update(prediction, batch)
-    numbers = {"loss": total / rows}
-    for metric in metrics:
-        numbers |= metric.compute()
-    return numbers
+    return total, rows
 
 
 class Judge:
@@ -214,14 +329,18 @@ class Judge:
 
     Args:
         held_out: the validation split.
+        encoded: modality -> width of what frozen encoders made of it.
     """
 
-    def __init__(self, recipe: Recipe, meta: Meta, held_out: Dataset) -> None:
-        self.recipe, self.meta, self.held_out = recipe, meta, held_out
+    def __init__(
+        self, recipe: Recipe, meta: Meta, held_out: Dataset, encoded: Mapping[Modality, int] | None = None
+    ) -> None:
+        self.recipe, self.meta, self.held_out, self.encoded = recipe, meta, held_out, encoded
 
     def validate(self, task: Task) -> Mapping[str, float]:
         """Numbers called "val/...", on the first ``evaluate.samples`` held-out samples."""
-        batches = assemble.plain_batches(self.recipe, self.meta, self.held_out, limit=self.recipe.evaluate.samples)
+        limit = self.recipe.evaluate.samples
+        batches = assemble.plain_batches(self.recipe, self.meta, self.held_out, limit=limit, encoded=self.encoded)
         numbers = measure(task, batches, assemble.metrics(task), self.recipe)
         return {f"val/{name}": value for name, value in numbers.items()}
 
@@ -229,7 +348,7 @@ class Judge:
         """A function that writes ``folder/STEP.png``: a row of frames for every clip."""
 
         def draw(task: Task, step: int) -> None:
-            if isinstance(task, Classification):
+            if isinstance(task, Classification | Regression | Retrieval):
                 return  # it answers in numbers; nothing to look at
             batch = next(assemble.plain_batches(self.recipe, self.meta, self.held_out, limit=8))
             on = next(task.parameters()).device

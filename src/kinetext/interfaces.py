@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator as Rng
 from torch import Tensor, nn
 
+from kinetext.text import TokenizerName
 from kinetext.types import Batch, Features, Known, Losses, Modality, Prediction, Sample, Target
 
 Shape = tuple[int, ...]
@@ -31,10 +33,19 @@ class Encoder(nn.Module, ABC):
 
     modality: Modality
     dim: int
+    reads_vectors: ClassVar[bool] = False  # precomputed vectors (B, L, D) instead of tokens or frames
+    own_tokenizer: ClassVar[bool] = False  # a pretrained one, of the same name or folder as its option ``model``
     licence: str = ""  # of the pretrained weights that it started from, for the card; "" where there are none
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor) -> Features: ...
+
+    @classmethod
+    def vocabulary(cls, trained: Sequence[str], how: TokenizerName, args: Mapping[str, Any]) -> tuple[str, ...]:
+        """The vocabulary of a text encoder with these options: that of a tokeniser trained on the training texts, in id
+        order, and whatever it adds to it.
+        """
+        return tuple(trained)
 
     def keep(self, folder: Path) -> None:
         """Writes into ``folder``, which exists, what rebuilds this encoder besides its recipe and weights (a pretrained
@@ -135,6 +146,7 @@ class Task(nn.Module, ABC):
     """What is learned: turns a batch into a loss, and into an answer."""
 
     players: tuple[str, ...] = ("model",)
+    frozen: tuple[Modality, ...] = ()  # modalities whose encoders stay as they begin
 
     def parameters_of(self, player: str) -> Iterable[tuple[str, nn.Parameter]]:
         """Named trainable parameters that ``player``'s optimiser owns; players share none."""
@@ -165,7 +177,9 @@ class Dataset(ABC):
     targets: tuple[Target, ...] = ()  # label columns this set can give
     video_shape: Shape | None = None  # (C, T, H, W) of every clip, None without video
     fps: float = 0.0  # frames a second of the sampled clips, 0 where it varies
+    splits: tuple[str, ...] = ("train", "val", "test")  # those that have samples
     fixed: bool = False  # whether the video of an index is the same in every epoch
+    vector_dims: Mapping[Modality, int] = {}  # modality -> width of the precomputed vectors that stand for it
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -185,6 +199,20 @@ class Dataset(ABC):
         """How often each class of ``column`` occurs, in class order; () where it is not known."""
         return ()
 
+    def numbers(self, column: str) -> tuple[float, ...]:
+        """What stands in ``column``, a column of numbers, in the rows that have one."""
+        return ()
+
+    def still(self, index: int) -> Sample:
+        """The sample of ``index`` without its clip, which is not read."""
+        return replace(self[index], video=None)
+
+    def fingerprint(self, index: int) -> str:
+        """What the clip of ``index`` is made from: the content of its file, and how it is read. Two samples of the
+        same fingerprint have the same clip; "" where that is not known.
+        """
+        return ""
+
 
 class Metric(ABC):
     """Collects predictions and says numbers."""
@@ -194,3 +222,7 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, float]: ...
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Number -> (low, high), where 95 % of resamples by group fall; those that it can say this of."""
+        return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,16 @@ from torch import Tensor
 import kinetext
 from kinetext import assemble, runtime, video
 from kinetext.checkpoint import Run
+from kinetext.reading import joint
 from kinetext.tasks.classification import Classification
+from kinetext.tasks.regression import Regression
+from kinetext.tasks.retrieval import Retrieval
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.text import Tokenizer
-from kinetext.types import DataError, Progress, RunError, Sample, check_between, joined
+from kinetext.tokenizers import PretrainedTokenizer
+from kinetext.types import MODALITIES, Batch, DataError, Progress, RunError, Sample, check_between, joined
 
-Probabilities = dict[str, dict[str, float]]  # column -> class -> probability
+Answer = dict[str, dict[str, float] | float]  # column -> class -> probability, or column -> number
 
 
 class TextWarning(UserWarning):
@@ -136,31 +139,75 @@ class Pipeline:
         self,
         text: str | Sequence[str | None] | None = None,
         video: str | Path | Tensor | Sequence[str | Path | Tensor | None] | None = None,
-    ) -> list[Probabilities]:
-        """Class probabilities of texts, clips or pairs; what is None is absent.
+    ) -> list[Answer]:
+        """What the model reads in texts, clips or pairs: probabilities of classes, or numbers. What is None is absent.
 
         Args:
             text: one, or a list.
-            video: a file, or ``(C, T, H, W)`` float32 in [-1, 1] of the model's own shape; one, or a list as long
-                as ``text``.
+            video: a file, or ``(C, T, H, W)`` float32 in [-1, 1] of the model's own shape; for a model of precomputed
+                vectors, those, ``(L, D)``. One, or a list as long as ``text``.
 
         Raises:
             DataError: nothing given, something that this model does not read, or a clip that can't be used.
-            RunError: the model is no classifier.
+            RunError: the model neither classifies nor predicts numbers.
         """
-        if not isinstance(self.task, Classification):
-            raise RunError(f"{self.name}: its task is {self.run.recipe.task.name}, expected classification")
-        texts: Sequence[str | None] = [text] if text is None or isinstance(text, str) else text
-        videos = [video] if video is None or isinstance(video, (str, Path, Tensor)) else video
-        texts = [None] * len(videos) if text is None else texts
-        videos = [None] * len(texts) if video is None else videos
-        if len(texts) != len(videos):
-            raise DataError(f"predict: {len(texts)} texts and {len(videos)} clips, expected as many of each")
-        pairs = zip(texts, videos, strict=True)
-        return [self._read(self.task, f"input {i}", t, v) for i, (t, v) in enumerate(pairs)]
+        self._must_answer()
+        return [self.answers([sample])[0] for sample in self._samples(text, video)]
+
+    def embed(
+        self,
+        text: str | Sequence[str | None] | None = None,
+        video: str | Path | Tensor | Sequence[str | Path | Tensor | None] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Texts, clips or pairs as vectors: "text" and "video" of length 1 in the space that a retrieval model shares; of
+        a model that classifies or predicts numbers "joint", the features before its heads. What is None is absent.
+
+        Args:
+            text: as for ``predict``.
+            video: as for ``predict``.
+
+        Raises:
+            DataError: as ``predict``.
+            RunError: the model reads nothing.
+        """
+        task = self.task
+        if not isinstance(task, Retrieval | Classification | Regression):
+            raise RunError(f"{self.name}: its task is {self.run.recipe.task.name}, expected one that reads")
+        found: list[dict[str, Tensor]] = []
+        for sample in self._samples(text, video):
+            batch = self._batch([sample])
+            with torch.no_grad(), runtime.autocast(self.run.recipe.train.precision, self.device):
+                if isinstance(task, Retrieval):
+                    made = task.predict(batch, rng=runtime.rng(0, "predict")).embeddings
+                    found.append({m: x[0].float().cpu() for m, x in made.items() if x.any()})
+                else:
+                    pooled = joint(task.encoders, task.fusion, batch).pooled()
+                    found.append({"joint": pooled[0].float().cpu()})
+        return found
+
+    @torch.no_grad()
+    def answers(self, samples: Sequence[Sample]) -> list[Answer]:
+        """As ``predict``, of samples that are read already.
+
+        Raises:
+            DataError: a sample without anything that this model reads.
+            RunError: the model neither classifies nor predicts numbers.
+        """
+        task = self._must_answer()
+        with runtime.autocast(self.run.recipe.train.precision, self.device):
+            made = task.predict(self._batch(samples), rng=runtime.rng(0, "predict"))
+        found: list[Answer] = [{} for _ in samples]
+        for column in task.targets:
+            for row, answer in enumerate(found):
+                if column.numeric:
+                    answer[column.name] = float(made.numbers[column.name][row])
+                else:
+                    shares = made.probabilities[column.name][row].tolist()
+                    answer[column.name] = dict(zip(column.classes, shares, strict=True))
+        return found
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
+    def tokenizer(self) -> Tokenizer | PretrainedTokenizer | None:
         """What turns this model's texts into tokens; None when it reads no text."""
         return self._collate.tokenizer
 
@@ -182,7 +229,7 @@ class Pipeline:
             "prompt": prompt,
             **settings,
             "num_frames": made.shape[2],
-            **_machine(self.device),
+            **machine(self.device),
         }
         return Clip(made[0].float().cpu(), settings["fps"], prompt, provenance)
 
@@ -205,34 +252,65 @@ class Pipeline:
         if length > most:
             warnings.warn(f"{self.name} reads {most} tokens, the rest of {length} is cut", TextWarning, stacklevel=4)
 
-    @torch.no_grad()
-    def _read(
-        self, task: Classification, key: str, text: str | None, clip: str | Path | Tensor | None
-    ) -> Probabilities:
-        given = {"text": text is not None and bool(text.strip()), "video": clip is not None}
-        if not any(given.values()):
+    def _must_answer(self) -> Classification | Regression:
+        if not isinstance(self.task, Classification | Regression):
+            raise RunError(
+                f"{self.name}: its task is {self.run.recipe.task.name}, expected classification or regression"
+            )
+        return self.task
+
+    def _samples(
+        self,
+        text: str | Sequence[str | None] | None,
+        video: str | Path | Tensor | Sequence[str | Path | Tensor | None] | None,
+    ) -> list[Sample]:
+        texts: Sequence[str | None] = [text] if text is None or isinstance(text, str) else text
+        videos = [video] if video is None or isinstance(video, (str, Path, Tensor)) else video
+        texts = [None] * len(videos) if text is None else texts
+        videos = [None] * len(texts) if video is None else videos
+        if len(texts) != len(videos):
+            raise DataError(f"predict: {len(texts)} texts and {len(videos)} clips, expected as many of each")
+        return [self._sample(f"input {i}", t, v) for i, (t, v) in enumerate(zip(texts, videos, strict=True))]
+
+    def _sample(self, key: str, text: str | None, clip: str | Path | Tensor | None) -> Sample:
+        """One input as the model reads it."""
+        text = text if text is not None and text.strip() else None
+        if text is None and clip is None:
             raise DataError(f"{key}: neither text nor video, expected one or both")
         reads = self.run.recipe.encoders
-        for modality, present in given.items():
+        for modality, present in (("text", text is not None), ("video", clip is not None)):
             if present and modality not in reads:
                 raise DataError(f"{key}: {self.name} reads no {modality}, only {joined(sorted(reads))}")
-        if text is not None and given["text"]:
+        if text is not None and self.tokenizer is not None:
             self._warn(text)
-        seen = self._video(clip) if isinstance(clip, (str, Path)) else clip
-        batch = self._collate([Sample(key, video=seen, text=text if given["text"] else None)]).to(self.device)
-        with runtime.autocast(self.run.recipe.train.precision, self.device):
-            answer = task.predict(batch, rng=runtime.rng(0, "predict"))
-        return {
-            column.name: dict(zip(column.classes, answer.probabilities[column.name][0].tolist(), strict=True))
-            for column in task.targets
-        }
+        if "video" in self.run.meta.vector_dims and clip is not None:
+            if not isinstance(clip, Tensor):
+                raise DataError(f"{key}: {self.name} reads precomputed vectors, expected a tensor (L, D) for video")
+            return Sample(key, text=text, vectors={"video": clip})
+        seen = self.clip(clip) if isinstance(clip, (str, Path)) else clip
+        return Sample(key, video=seen, text=text)
 
-    def _video(self, path: str | Path) -> Tensor:
-        """A file as the model saw files in training."""
+    def _batch(self, samples: Sequence[Sample]) -> Batch:
+        batch = self._collate(samples).to(self.device)
+        present = torch.stack([batch.has(modality) for modality in MODALITIES if modality in self.run.recipe.encoders])
+        if not present.any(0).all():
+            lost = batch.keys[present.any(0).tolist().index(False)]
+            raise DataError(f"{lost}: nothing that {self.name} reads, expected {' or '.join(self.run.recipe.encoders)}")
+        return batch
+
+    def clip(self, path: str | Path, start: float | None = None, end: float | None = None) -> Tensor:
+        """A file, or its part from ``start`` to ``end`` seconds, as the model saw files in training.
+
+        Raises:
+            DataError: it can't be read.
+        """
         shape, args = self.run.meta.video_shape, self.run.recipe.data.args
-        assert shape is not None
+        if shape is None:
+            raise DataError(f"{path}: {self.name} reads no clips")
         return video.read_clip(
             path,
+            start=start,
+            end=end,
             num_frames=shape[1],
             size=shape[2],
             channels=shape[0],
@@ -246,57 +324,6 @@ class Pipeline:
         if asked != "auto":
             return asked
         return "bf16" if runtime.has_fast_bf16(self.device) else "fp32"
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """What came of making a clip again.
-
-    Args:
-        clip: the new one.
-        difference: the largest difference of a pixel, 0 to 255; 0 is identical.
-        notes: what is different about this machine.
-    """
-
-    clip: Clip
-    difference: int
-    notes: tuple[str, ...]
-
-
-def reproduce(path: Path | str, model: str | Path | None = None, device: str | None = None) -> Reproduction:
-    """Makes a clip again from what its file says, and compares decoded frames.
-
-    Args:
-        path: an mp4 that kinetext made.
-        model: where the model is now; None is where it was.
-
-    Raises:
-        DataError: the file does not say how it was made.
-        RunError: the model is not there, or has other weights now.
-    """
-    said = video.read_provenance(path)
-    needed = {"kinetext", "model", "weights_sha256", "prompt", "seed", "index", "steps", "guidance", "fps", "precision"}
-    if said is None or not needed <= set(said):
-        raise DataError(f"{path}: does not say how it was made; expected a clip written by kinetext generate")
-    pipeline = Pipeline.load(model or str(said["model"]), device)
-    if pipeline.weights_sha256 != said["weights_sha256"]:
-        raise RunError(
-            f"{path}: was made with weights {str(said['weights_sha256'])[:12]}, but {pipeline.name} has "
-            f"{pipeline.weights_sha256[:12]}; name the model that made it"
-        )
-    clip = pipeline.again(said)
-    with tempfile.TemporaryDirectory() as folder:
-        clip.save(Path(folder) / "again.mp4")
-        again, _ = video.read_all(Path(folder) / "again.mp4")
-    before, _ = video.read_all(path)
-    if before.shape != again.shape:
-        raise DataError(
-            f"{path}: (T, H, W, C) is {tuple(before.shape)} and was {tuple(again.shape)}; the file was changed"
-        )
-    difference = int((before.int() - again.int()).abs().max())
-    now = {"kinetext": kinetext.__version__, **_machine(pipeline.device)}
-    notes = [f"{name} was {said[name]}, is {value}" for name, value in now.items() if said.get(name, value) != value]
-    return Reproduction(clip, difference, tuple(notes))
 
 
 def outputs(path: Path, num: int) -> list[Path]:
@@ -313,7 +340,7 @@ def outputs(path: Path, num: int) -> list[Path]:
     return [path] if num == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(num)]
 
 
-def _machine(device: torch.device) -> dict[str, str]:
+def machine(device: torch.device) -> dict[str, str]:
     """What of the machine a result's last bits hang on."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else runtime.cpu_name()
     return {"torch": torch.__version__, "device": device.type, "processor": processor or platform.machine()}

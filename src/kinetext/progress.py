@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -111,3 +112,25 @@ class Meter:
         self.run.log({"step": step, **values})
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+
+
+@contextmanager
+def encoding_line(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while frozen encoders run, for a terminal only; else a line now and then."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, quiet=quiet)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
+        row = bar.add_task("encoding once", total=None)
+        said = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            nonlocal said
+            bar.update(row, completed=done, total=total)
+            if not console.is_terminal and (done == total or time.monotonic() - said > 10):
+                console.print(f"encoded {done}/{total} samples")
+                said = time.monotonic()
+
+        yield show

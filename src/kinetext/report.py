@@ -14,7 +14,9 @@ import torch
 import kinetext
 from kinetext import assemble, checkpoint, runtime
 from kinetext.checkpoint import Run, write_text
-from kinetext.evaluate import Confusion, Evaluation, evaluate, record, recorded
+from kinetext.config import Recipe
+from kinetext.evaluate import Confusion, Evaluation, evaluate, record, recorded, side_by_side
+from kinetext.metrics.classification import ClassScore
 from kinetext.types import Progress
 
 # A validation number stands beside the training number of the same name in one chart.
@@ -104,6 +106,9 @@ def card(run: Run) -> str:
         lines += ["## Measured", "", "| number | value |", "|---|---|", *rows, ""]
         lines += [f"{text}  " for prefix, text in _LEGEND if any(k.startswith(prefix) for k in meta.numbers)] + [""]
     for target in meta.targets:
+        if target.numeric:
+            lines += [f"`{target.name}`: a number", ""]
+            continue
         several = "any number of" if target.multi else "one of"
         lines += [f"`{target.name}`: {several} {len(target.classes)} classes: {', '.join(target.classes)}", ""]
     lines += ["## Use", "", "```", *_usage(run), "```", ""]
@@ -115,8 +120,9 @@ def page(run: Run, found: Evaluation) -> str:
     name = html.escape(run.path.name)
     parts = [f"<header><h1>{name}</h1><p>{html.escape(run.recipe.task.name)}, kinetext {run.meta.version}</p></header>"]
     if found.numbers:
-        parts.append(_section("Measured", _numbers(found.numbers)))
+        parts.append(_section("Measured", _numbers(found)))
     parts += [_section(f"Confusion: {column}", _matrix(m)) for column, m in found.confusion.items()]
+    parts += [_section(f"Classes: {column}", _classes(scores)) for column, scores in found.classes.items()]
     charts = "".join(chart(title, lines) for title, lines in _curves(run.history()).items())
     if charts:
         parts.append(_section("Training", f'<div class="charts">{charts}</div>'))
@@ -125,6 +131,25 @@ def page(run: Run, found: Evaluation) -> str:
     parts.append(_section("Facts", _rows(run.meta.facts.items())))
     parts.append(_section("Recipe", f"<pre>{html.escape(run.recipe.to_toml())}</pre>"))
     return shell(run.path.name, "\n".join(parts))
+
+
+def folds_page(name: str, found: Evaluation, each: Sequence[Mapping[str, float]], recipe: Recipe) -> str:
+    """The page of a cross-validation: all folds together, then every fold by itself."""
+    columns = [n for n in each[0] if n.startswith("val/") and not any(s in n for s in ("/text_only/", "/video_only/"))]
+    head = "".join(f"<th>{html.escape(n.removeprefix('val/'))}</th>" for n in columns)
+    body = "".join(
+        f"<tr><th>{place}</th>{''.join(f'<td>{_number(one[n]) if n in one else str()}</td>' for n in columns)}</tr>"
+        for place, one in enumerate(each)
+    )
+    parts = [
+        f"<header><h1>{html.escape(name)}</h1><p>{len(each)} folds, {html.escape(recipe.task.name)}</p></header>",
+        _section("All folds together", _numbers(found)),
+        *(_section(f"Confusion: {column}", _matrix(m)) for column, m in found.confusion.items()),
+        *(_section(f"Classes: {column}", _classes(scores)) for column, scores in found.classes.items()),
+        _section("Every fold", f'<div class="scroll"><table><tr><th>fold</th>{head}</tr>{body}</table></div>'),
+        _section("Recipe", f"<pre>{html.escape(recipe.to_toml())}</pre>"),
+    ]
+    return shell(name, "\n".join(parts))
 
 
 def shell(title: str, body: str) -> str:
@@ -169,8 +194,8 @@ def chart(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str
 _LEGEND = (
     ("val/", "`val/`: on held-out data."),
     ("test/", "`test/`: on the test split."),
-    ("text_only/", "`text_only/`: the same, the videos taken away."),
-    ("video_only/", "`video_only/`: the same, the texts taken away."),
+    ("val/text_only/", "`text_only/`: the same, the videos taken away."),
+    ("val/video_only/", "`video_only/`: the same, the texts taken away."),
     (
         "generated/",
         "`generated/`: how a reader, never trained on generated clips, reads clips made from held-out texts.",
@@ -191,9 +216,10 @@ def _usage(run: Run) -> list[str]:
     evaluation = f"kinetext evaluate {path}"
     if run.recipe.task.name == "text_to_video":
         return [f'kinetext generate "..." --model {path} -o clip.mp4', evaluation]
-    if run.recipe.task.name == "classification":
+    if run.recipe.task.name in ("classification", "regression", "retrieval"):
+        verb = "embed" if run.recipe.task.name == "retrieval" else "predict"
         gives = {"video": "--video clip.mp4", "text": '--text "..."'}
-        return [f"kinetext predict {path} {' '.join(gives[m] for m in sorted(run.recipe.encoders))}", evaluation]
+        return [f"kinetext {verb} {path} {' '.join(gives[m] for m in sorted(run.recipe.encoders))}", evaluation]
     return [evaluation]
 
 
@@ -241,32 +267,27 @@ def _matrix(matrix: Confusion) -> str:
     )
 
 
-def _numbers(numbers: Mapping[str, float]) -> str:
-    """Numbers of the same name side by side: on all, with text only, with video only, ..."""
-    columns = [
-        p for p in ("val", "test", "text_only", "video_only", "generated", "real") if any(_is(k, p) for k in numbers)
-    ]
-    titles = {
-        "val": "held-out",
-        "test": "test split",
-        "text_only": "text only",
-        "video_only": "video only",
-        "real": "real clips",
-    }
-    names = dict.fromkeys(k.partition("/")[2] for k in sorted(numbers) if any(_is(k, p) for p in columns))
-    head = "".join(f"<th>{titles.get(p, p)}</th>" for p in columns)
+def _numbers(found: Evaluation) -> str:
+    """Numbers of the same name side by side, and the rest below."""
+    titles, rows, rest = side_by_side(found)
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     body = "".join(
-        f"<tr><th>{html.escape(name)}</th>"
-        + "".join(f"<td>{_number(v) if (v := numbers.get(f'{p}/{name}')) is not None else ''}</td>" for p in columns)
-        + "</tr>"
-        for name in names
+        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for name, cells in rows.items()
     )
-    rest = _rows((k, _number(v)) for k, v in sorted(numbers.items()) if not any(_is(k, p) for p in columns))
-    return f'<div class="scroll"><table><tr><td></td>{head}</tr>{body}</table></div>{rest}'
+    sure = "<p>[low, high]: where 95 % of resamples by group fall.</p>" if found.intervals else ""
+    table = f'<div class="scroll"><table><tr><td></td>{head}</tr>{body}</table></div>' if rows else ""
+    return table + sure + _rows((k, _number(v)) for k, v in rest.items())
 
 
-def _is(name: str, prefix: str) -> bool:
-    return name.startswith(f"{prefix}/")
+def _classes(scores: Sequence[ClassScore]) -> str:
+    names = "".join(f"<th>{name}</th>" for name in ("class", "precision", "recall", "F1", "rows"))
+    rows = "".join(
+        f"<tr><th>{html.escape(s.name)}</th><td>{s.precision:.3f}</td><td>{s.recall:.3f}</td><td>{s.f1:.3f}</td>"
+        f"<td>{s.support}</td></tr>"
+        for s in scores
+    )
+    return f'<div class="scroll"><table><tr>{names}</tr>{rows}</table></div>'
 
 
 def _rows(pairs: Iterable[tuple[str, str]]) -> str:

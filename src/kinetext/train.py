@@ -8,11 +8,10 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -23,7 +22,7 @@ from kinetext.checkpoint import Meta, Run, State, write_weights
 from kinetext.config import Recipe, TrainConfig
 from kinetext.evaluate import Judge, check_reader
 from kinetext.interfaces import Dataset, Task
-from kinetext.progress import Meter
+from kinetext.progress import Meter, encoding_line
 from kinetext.types import Batch, KinetextError, Losses, RecipeError, RunError, joined
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -119,7 +118,7 @@ class Trainer:
 
     def weights(self) -> AbstractContextManager[None]:
         """The weights to judge: the average where there is one."""
-        return self.ema.applied() if self.ema else _nothing()
+        return self.ema.applied() if self.ema else nullcontext()
 
     def check(self) -> None:
         """Refuses to go on, and to be saved, with weights that are not numbers.
@@ -311,11 +310,6 @@ def _check_compiler(config: TrainConfig) -> None:
         )
 
 
-@contextmanager
-def _nothing() -> Iterator[Any]:
-    yield
-
-
 def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
     """Trains a recipe from its beginning into a new run folder.
 
@@ -334,13 +328,15 @@ def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
     ranks = PartialState()
     with ranks.main_process_first():
         run = Run.create(path, recipe, meta) if ranks.is_main_process else Run.open(path)
+        if ranks.is_main_process:
+            assemble.keep(run, task)
     return _train(run, task, data, held_out, quiet=quiet)
 
 
 def _check_judging(recipe: Recipe, meta: Meta, task: Task, held_out: Dataset) -> None:
     """Refuses, before a long training, what would fail when the result is judged."""
     check_reader(recipe, meta, held_out)
-    if recipe.evaluate.split != "val":
+    if recipe.evaluate.split not in ("", "val"):
         assemble.dataset(recipe, recipe.evaluate.split)
     if recipe.train.best in ("", "val/loss"):
         return
@@ -364,8 +360,11 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
     run = assemble.open_path(path)
     _check_compiler(run.recipe.train)
     data = assemble.dataset(run.recipe)
-    task = assemble.task(run.recipe, run.meta, data)
-    if not run.saved():  # killed before the first save: begin again, from the same starting weights
+    # killed before the first save: begin again, from the same starting weights
+    meta = run.meta if run.saved() else replace(run.meta, kept=None)
+    task = assemble.task(run.recipe, meta, data)
+    if not run.saved():
+        assemble.keep(run, task)
         assemble.start_weights(task, run.recipe, run.meta, assemble.open_run)
     held_out = assemble.dataset(run.recipe, "val")
     _check_judging(run.recipe, run.meta, task, held_out)
@@ -374,11 +373,16 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
 
 def _train(run: Run, task: Task, data: Dataset, held_out: Dataset, *, quiet: bool) -> Run:
     recipe, ranks = run.recipe, PartialState()
-    judge = Judge(recipe, run.meta, held_out)
+    with ranks.main_process_first(), encoding_line(quiet or not ranks.is_main_process) as line:
+        data, dims = assemble.encoded(recipe, run.meta, task, data, ranks.device, line)
+        held_out, held_dims = assemble.encoded(recipe, run.meta, task, held_out, ranks.device, line)
+    judge = Judge(recipe, run.meta, held_out, held_dims)
     fit(
         task,
         recipe.train,
-        assemble.train_batches(recipe, run.meta, data, rank=ranks.process_index, ranks=ranks.num_processes),
+        assemble.train_batches(
+            recipe, run.meta, data, encoded=dims, rank=ranks.process_index, ranks=ranks.num_processes
+        ),
         run,
         validate=judge.validate,
         draw=judge.draw_into(run.path / "samples"),

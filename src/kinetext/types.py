@@ -46,11 +46,14 @@ def _check(name: str, tensor: Tensor, rank: int, dtype: torch.dtype, batch: int 
 
 @dataclass(frozen=True)
 class Target:
-    """A label column: its name, its class names in index order, and whether several may hold at once."""
+    """A label column: its name, its class names in index order, and whether several may hold at once; or a
+    column of numbers, which has no classes.
+    """
 
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     multi: bool = False
+    numeric: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,11 @@ class Sample:
         video: ``(C, T, H, W)`` float32 in [-1, 1], or None.
         text: the caption, transcript or title, or None.
         labels: column -> class names; one for a single-label column, any number for a multi-label
-            one. A column that is absent is unlabelled.
+            one; of a column of numbers, the number as text. A column that is absent is unlabelled.
         weight: how much the sample counts in a loss, >= 0.
+        group: who or where it is from; resampling keeps a group together. "" is a group of its own.
+        vectors: modality -> ``(L, D)`` float32, precomputed vectors that stand for it.
+        encoded: modality -> what a frozen encoder made of it.
     """
 
     key: str
@@ -71,10 +77,16 @@ class Sample:
     text: str | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weight: float = 1.0
+    group: str = ""
+    vectors: Mapping[Modality, Tensor] = field(default_factory=dict)
+    encoded: Mapping[Modality, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.video is not None:
             _check(f"video of {self.key!r}", self.video, 4, torch.float32, None)
+        for kind, given in (("vectors", self.vectors), ("encoded", self.encoded)):
+            for modality, x in given.items():
+                _check(f"{kind}.{modality} of {self.key!r}", x, 2, torch.float32, None)
         if self.weight < 0:
             raise ValueError(f"weight of {self.key!r}: {self.weight}, expected >= 0")
 
@@ -91,8 +103,12 @@ class Batch:
         tokens: ``(B, L)`` int64.
         token_mask: ``(B, L)`` bool, True = real token.
         labels: column -> ``(B,)`` int64 class index, -1 unlabelled; or for a multi-label column
-            ``(B, K)`` float32 in {0, 1}, a row of NaN where unlabelled.
+            ``(B, K)`` float32 in {0, 1}, a row of NaN where unlabelled; or for a column of numbers ``(B,)``
+            float32, NaN where unlabelled.
         weight: ``(B,)`` float32, >= 0.
+        groups: B names, "" where a sample is a group of its own.
+        vectors: modality -> precomputed vectors that stand for it.
+        encoded: modality -> what a frozen encoder made of it, which then is not run again.
     """
 
     keys: tuple[str, ...]
@@ -103,19 +119,28 @@ class Batch:
     token_mask: Tensor
     labels: Mapping[str, Tensor]
     weight: Tensor
+    groups: tuple[str, ...] = ()
+    vectors: Mapping[Modality, Features] = field(default_factory=dict)
+    encoded: Mapping[Modality, Features] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         size = len(self.keys)
+        if not self.groups:
+            object.__setattr__(self, "groups", ("",) * size)
         _check("video", self.video, 5, torch.float32, size)
         _check("video_mask", self.video_mask, 2, torch.bool, size)
         _check("tokens", self.tokens, 2, torch.int64, size)
         _check("token_mask", self.token_mask, 2, torch.bool, size)
         _check("weight", self.weight, 1, torch.float32, size)
-        if len(self.text) != size:
-            raise ValueError(f"text: {len(self.text)} strings, expected the batch size {size}")
+        for what, strings in (("text", self.text), ("groups", self.groups)):
+            if len(strings) != size:
+                raise ValueError(f"{what}: {len(strings)} strings, expected the batch size {size}")
         for name, label in self.labels.items():
-            multi = label.ndim == 2
-            _check(f"labels.{name}", label, 2 if multi else 1, torch.float32 if multi else torch.int64, size)
+            several = label.ndim == 2
+            number = several or label.dtype == torch.float32
+            _check(f"labels.{name}", label, 2 if several else 1, torch.float32 if number else torch.int64, size)
+        for modality, given in (*self.vectors.items(), *self.encoded.items()):
+            _check(f"features of {modality}", given.x, 3, given.x.dtype, size)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -130,6 +155,8 @@ class Batch:
             token_mask=self.token_mask.to(device, non_blocking=True),
             labels={k: v.to(device, non_blocking=True) for k, v in self.labels.items()},
             weight=self.weight.to(device, non_blocking=True),
+            vectors={k: v.to(device) for k, v in self.vectors.items()},
+            encoded={k: v.to(device) for k, v in self.encoded.items()},
         )
 
     def rows(self, start: int, stop: int) -> Batch:
@@ -144,6 +171,9 @@ class Batch:
             token_mask=self.token_mask[part],
             labels={k: v[part] for k, v in self.labels.items()},
             weight=self.weight[part],
+            groups=self.groups[part],
+            vectors={k: Features(v.x[part], v.mask[part]) for k, v in self.vectors.items()},
+            encoded={k: Features(v.x[part], v.mask[part]) for k, v in self.encoded.items()},
         )
 
     def must_have_video(self, why: str) -> None:
@@ -159,9 +189,27 @@ class Batch:
 
     def without(self, modality: Modality) -> Batch:
         """The same batch with one modality absent from every sample."""
+        return self.drop(modality, torch.ones_like(self.weight, dtype=torch.bool))
+
+    def drop(self, modality: Modality, rows: Tensor) -> Batch:
+        """The same batch with one modality absent from the samples of ``rows (B,)`` bool."""
+        keep = ~rows[:, None]
+        vectors, encoded = (
+            {k: Features(v.x, v.mask & keep) if k == modality else v for k, v in given.items()}
+            for given in (self.vectors, self.encoded)
+        )
+        dropped = replace(self, vectors=vectors, encoded=encoded)
         if modality == "text":
-            return replace(self, token_mask=torch.zeros_like(self.token_mask))
-        return replace(self, video_mask=torch.zeros_like(self.video_mask))
+            return replace(dropped, token_mask=self.token_mask & keep)
+        return replace(dropped, video_mask=self.video_mask & keep)
+
+    def has(self, modality: Modality) -> Tensor:
+        """``(B,)`` bool: which samples have it, in whatever form."""
+        found = (self.token_mask if modality == "text" else self.video_mask).any(1)
+        for given in (self.vectors, self.encoded):
+            if modality in given:
+                found = found | given[modality].mask.any(1)
+        return found
 
 
 @dataclass(frozen=True)
@@ -181,6 +229,10 @@ class Features:
         _check("features.mask", self.mask, 2, torch.bool, len(self.x))
         if self.mask.shape != self.x.shape[:2]:
             raise ValueError(f"features.mask: {tuple(self.mask.shape)}, expected {tuple(self.x.shape[:2])}")
+
+    def to(self, device: torch.device) -> Features:
+        """The same features on ``device``."""
+        return Features(self.x.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
     def pooled(self) -> Tensor:
         """The mean over real positions, ``(B, D)``; zeros where nothing is real."""
@@ -226,10 +278,15 @@ class Prediction:
 
     Args:
         probabilities: column -> ``(B, K)`` float32 in [0, 1].
+        numbers: column -> ``(B,)`` float32, in the column's own unit.
+        embeddings: modality -> ``(B, D)`` float32 of length 1 in the space that modalities share; zeros where a
+            sample has none.
         video: ``(B, C, T, H, W)`` float32 in [-1, 1].
     """
 
     probabilities: Mapping[str, Tensor] = field(default_factory=dict)
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+    embeddings: Mapping[Modality, Tensor] = field(default_factory=dict)
     video: Tensor | None = None
 
 

@@ -15,7 +15,7 @@ ONE = Target("category", ("a", "b", "c", "d"))
 MANY = Target("objects", ("x", "y", "z"), multi=True)
 
 
-def batch(labels: dict[str, Tensor]) -> Batch:
+def batch(labels: dict[str, Tensor], groups: tuple[str, ...] = ()) -> Batch:
     size = len(next(iter(labels.values())))
     return Batch(
         keys=tuple(map(str, range(size))),
@@ -26,6 +26,7 @@ def batch(labels: dict[str, Tensor]) -> Batch:
         token_mask=torch.zeros(size, 1, dtype=torch.bool),
         labels=labels,
         weight=torch.ones(size),
+        groups=groups,
     )
 
 
@@ -48,7 +49,7 @@ def single() -> tuple[Tensor, Tensor]:
 def several() -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(1)
     labels = torch.randint(2, (40, 3), generator=rng).float()
-    return (0.35 * torch.randn(40, 3, generator=rng) + labels).clamp(0, 1), labels
+    return (0.35 * torch.randn(40, 3, generator=rng) + labels).clamp(0.01, 0.99), labels
 
 
 def test_single_label_equals_scikit_learn(single: tuple[Tensor, Tensor]) -> None:
@@ -58,12 +59,26 @@ def test_single_label_equals_scikit_learn(single: tuple[Tensor, Tensor]) -> None
     assert not (true == 2).any()
     numbers = metric.compute()
     recalls = sk.recall_score(true, said, labels=[0, 1, 3], average=None)
+    one_hot = np.eye(4)[true]
+    p = probabilities.numpy()
     assert numbers == {
         "category/accuracy": pytest.approx(sk.accuracy_score(true, said)),
         "category/balanced_accuracy": pytest.approx(float(np.mean(recalls))),
         "category/macro_f1": pytest.approx(sk.f1_score(true, said, average="macro")),
+        "category/weighted_f1": pytest.approx(sk.f1_score(true, said, average="weighted")),
+        "category/auroc": pytest.approx(
+            np.mean([sk.roc_auc_score(one_hot[:, k], p[:, k]) for k in (0, 1, 3)]), abs=1e-6
+        ),
+        "category/average_precision": pytest.approx(
+            np.mean([sk.average_precision_score(one_hot[:, k], p[:, k]) for k in (0, 1, 3)]), abs=1e-6
+        ),
+        "category/calibration_error": pytest.approx(calibration_error(p.max(1), said == true), abs=1e-6),
         "category/majority_accuracy": pytest.approx(np.bincount(true).max() / 40),
     }
+    precision, recall, f1, support = sk.precision_recall_fscore_support(true, said, labels=range(4), zero_division=0.0)
+    for place, one in enumerate(metric.classes("category")):
+        assert (one.name, one.support) == ("abcd"[place], support[place])
+        assert (one.precision, one.recall, one.f1) == pytest.approx((precision[place], recall[place], f1[place]))
     assert np.array_equal(metric.confusion("category").numpy(), sk.confusion_matrix(true, said, labels=range(4)))
 
 
@@ -75,12 +90,61 @@ def test_multi_label_equals_scikit_learn(several: tuple[Tensor, Tensor]) -> None
         f"objects/exact_{n}": pytest.approx(sk.accuracy_score(true[true.sum(1) == n], said[true.sum(1) == n]))
         for n in range(4)
     }
+    p = probabilities.numpy()
     assert numbers == {
         "objects/exact_match": pytest.approx(sk.accuracy_score(true, said)),
         "objects/micro_f1": pytest.approx(sk.f1_score(true, said, average="micro")),
         "objects/macro_f1": pytest.approx(sk.f1_score(true, said, average="macro")),
+        "objects/auroc": pytest.approx(sk.roc_auc_score(true, p, average="macro"), abs=1e-6),
+        "objects/average_precision": pytest.approx(sk.average_precision_score(true, p, average="macro"), abs=1e-6),
+        "objects/calibration_error": pytest.approx(calibration_error(p.ravel(), true.ravel()), abs=1e-6),
         **by_count,
     }
+
+
+def calibration_error(sure: np.ndarray, right: np.ndarray) -> float:
+    """Guo et al. 2017, eq. 3: the gap between how sure and how often right, over 15 equal bins, by their size."""
+    bins = np.ceil(sure * 15)
+    gaps = [abs(sure[bins == b].mean() - right[bins == b].mean()) * (bins == b).sum() for b in np.unique(bins)]
+    return float(sum(gaps) / len(sure))
+
+
+def test_intervals_are_those_of_resampled_groups(single: tuple[Tensor, Tensor]) -> None:
+    """With every row a group of its own, the bootstrap's spread is that of a binomial share."""
+    probabilities, labels = single
+    metric = ClassificationMetric([ONE])
+    metric.update(Prediction({"category": probabilities}), batch({"category": labels}))
+    accuracy = metric.compute()["category/accuracy"]
+    low, high = metric.intervals()["category/accuracy"]
+    deviation = (accuracy * (1 - accuracy) / 40) ** 0.5
+    assert low < accuracy < high
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.25)
+    # rows that always come together say less: two groups leave everything open
+    halves = ClassificationMetric([ONE])
+    right = (probabilities.argmax(1) == labels).tolist()
+    halves.update(
+        Prediction({"category": probabilities}),
+        batch({"category": labels}, tuple("right" if r else "wrong" for r in right)),
+    )
+    assert halves.intervals()["category/accuracy"] == (0.0, 1.0)
+
+
+def test_one_group_has_no_interval(single: tuple[Tensor, Tensor]) -> None:
+    metric = ClassificationMetric([ONE])
+    metric.update(Prediction({"category": single[0]}), batch({"category": single[1]}, ("a",) * 40))
+    assert metric.intervals() == {}
+
+
+def test_resampled_numbers_are_those_of_repeated_rows(
+    single: tuple[Tensor, Tensor], several: tuple[Tensor, Tensor]
+) -> None:
+    """Counting a row three times is having it three times in the table."""
+    times = torch.randint(0, 4, (40,), generator=torch.Generator().manual_seed(2))
+    for column, (probabilities, labels) in ((ONE, single), (MANY, several)):
+        rows = fed(column, probabilities, labels)._columns[column.name]
+        repeated = fed(column, probabilities.repeat_interleave(times, 0), labels.repeat_interleave(times, 0)).compute()
+        for number, value in rows.weighted(times.double()).items():
+            assert value == pytest.approx(repeated[f"{column.name}/{number}"]), number
 
 
 def test_worked_numbers() -> None:

@@ -81,6 +81,7 @@ def _show(clip: Clip, path: Path, reader: Pipeline) -> Shown:
 def _read(reader: Pipeline, path: Path) -> tuple[str, ...]:
     """The objects that the reader sees in a file."""
     probabilities = reader.predict(video=path)[0][COLUMN]
+    assert isinstance(probabilities, dict)
     return tuple(name for name in OBJECTS if probabilities[name] >= 0.5)
 
 

@@ -23,11 +23,12 @@ from kinetext.interfaces import Encoder, Fusion, Shape
 from kinetext.types import MODALITIES, Features
 
 
-def check_encoder(encoder: Encoder, *, vocab: int = 32, shape: Shape = (3, 4, 64, 64)) -> None:
+def check_encoder(encoder: Encoder, *, vocab: int = 32, shape: Shape = (3, 4, 64, 64), vector_dim: int = 32) -> None:
     """Checks an encoder.
 
     Args:
         vocab: token ids that a text encoder was built for.
+        vector_dim: width of the precomputed vectors that an encoder of such was built for.
         shape: (C, T, H, W) that a video encoder was built for; T >= 2.
 
     Raises:
@@ -35,16 +36,23 @@ def check_encoder(encoder: Encoder, *, vocab: int = 32, shape: Shape = (3, 4, 64
             parameter gets no gradient, or the state dict does not hold everything.
     """
     require(encoder.modality in MODALITIES, encoder, f"modality is {encoder.modality!r}, expected one of {MODALITIES}")
-    x, mask = some_tokens(vocab) if encoder.modality == "text" else some_clips(shape)
+    if encoder.reads_vectors:
+        given = some_features(vector_dim, 0)
+        x, mask = given.x[:3], given.mask[:3].clone()
+        mask[2] = False
+    else:
+        x, mask = some_tokens(vocab) if encoder.modality == "text" else some_clips(shape)
     with torch.random.fork_rng(devices=[]):
         _check_features(encoder, lambda module, x, mask: module(x, mask), x, mask)
-        if encoder.modality == "text":
+        if encoder.reads_vectors:
+            garbage = torch.where(mask[..., None], x, float("nan"))
+        elif encoder.modality == "text":
             garbage = torch.where(mask, x, (x + 1) % vocab)
         else:
             garbage = torch.where(mask[:, None, :, None, None], x, float("nan"))
         still = still_copy(encoder)
         _same_features(encoder, still(x, mask), still(garbage, mask), "what stands at masked positions")
-        if encoder.modality == "video":
+        if encoder.modality == "video" and not encoder.reads_vectors:
             image = still(x[:, :, :1], torch.ones(len(x), 1, dtype=torch.bool))
             require(finite(image), encoder, "an image, a video of one frame, gives numbers that are not finite")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kinetext.contracts.promises import (
+    ATOL,
     ContractError,
     check_loss,
     check_state,
@@ -87,6 +88,13 @@ def _check_prediction(task: Task, still: Task, batch: Batch) -> None:
     for name, p in made.probabilities.items():
         require(p.ndim == 2 and len(p) == len(batch), task, f"probabilities of {name}: shape {tuple(p.shape)}")
         require(bool(((p >= 0) & (p <= 1)).all()), task, f"probabilities of {name} are not in [0, 1]")
+    for name, numbers in made.numbers.items():
+        require(numbers.shape == (len(batch),), task, f"numbers of {name}: shape {tuple(numbers.shape)}")
+        require(bool(numbers.isfinite().all()), task, f"numbers of {name} are not finite")
+    for name, x in made.embeddings.items():
+        require(x.ndim == 2 and len(x) == len(batch), task, f"embeddings of {name}: shape {tuple(x.shape)}")
+        unit = (x.norm(dim=1) - 1).abs() < ATOL
+        require(bool((unit | (x == 0).all(1)).all()), task, f"embeddings of {name} are not of length 1")
     if made.video is not None:
         require(made.video.ndim == 5 and len(made.video) == len(batch), task, f"video: shape {tuple(made.video.shape)}")
         require(bool((made.video.abs() <= 1).all()), task, "the video is not in [-1, 1]")
@@ -99,6 +107,8 @@ def _check_prediction(task: Task, still: Task, batch: Batch) -> None:
 def _numbers(prediction: Prediction) -> Tensor:
     """All that a prediction says, ``(B, N)``."""
     parts = [p.flatten(1) for p in prediction.probabilities.values()]
+    parts += [numbers[:, None] for numbers in prediction.numbers.values()]
+    parts += list(prediction.embeddings.values())
     parts += [prediction.video.flatten(1)] if prediction.video is not None else []
     if not parts:
         raise ContractError("predict: the prediction is empty")

@@ -136,6 +136,7 @@ class Digits(Dataset):
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
         self.objects = np.flatnonzero(keep)
+        self.splits = ("train", "val")
         self.targets = (Target("objects", OBJECTS, multi=True),)
         self.video_shape: Shape = (1, num_frames, SIZE, SIZE)
         self.fps = FPS / stride

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -17,7 +19,7 @@ from kinetext import video
 from kinetext.interfaces import Dataset, Shape
 from kinetext.manifest import Row
 from kinetext.runtime import rng
-from kinetext.types import DataError, Sample, Target, joined
+from kinetext.types import DataError, Modality, Sample, Target, joined
 
 CACHE_BYTES = 2**30  # of decoded clips that one process keeps
 _PROBED = 16  # clips that say whether all are equally long
@@ -38,6 +40,12 @@ class Folder(Dataset):
         text: column that holds the text; "" for none.
         targets: label columns to learn.
         multi: which of ``targets`` may hold several classes, separated by "|".
+        numeric: which of ``targets`` hold numbers, for regression.
+        text_vectors: precomputed vectors that stand for the text (encoder ``features``): a column whose cells name files
+            under ``root``, "a.npy" or "a.npz:KEY", of shape (D,) or (L, D); or one file for all rows, "FILE.npy",
+            "FILE.npz:KEY" or "FILE.parquet:COLUMN", of shape (N, D) or (N, L, D). "" is none.
+        video_vectors: as ``text_vectors``, for the video; clips are then not read.
+        vectors_row: with one file for all rows, the column with each row's place in it, from 0; "" is the table's order.
         num_frames: frames of a clip, >= 1.
         size: pixels, the side of a frame, >= 1.
         channels: 3 (RGB) or 1 (luma).
@@ -46,7 +54,10 @@ class Folder(Dataset):
         fit: "crop" the middle square, "squash", or "pad" with black.
         flip: mirror half of the training clips left-right; not where left and right mean something.
         crop_jitter: training crops a random square with a side of at least (1 - this) of the frame, in [0, 0.8].
-        seed: of every random choice, and of the split that is made.
+        folds: divide the rows by group into this many parts and hold out number ``fold``, from 0, as val, whatever the
+            table says of splits; 0 takes the table's splits. ``kinetext evaluate --folds`` sets both.
+        fold: see ``folds``.
+        seed: of every random choice, and of the split or the folds that are made.
         cache: keep decoded clips in memory, up to 1 GiB a process; random windows are always read anew.
     """
 
@@ -59,6 +70,10 @@ class Folder(Dataset):
         text: str = "text",
         targets: tuple[str, ...] = (),
         multi: tuple[str, ...] = (),
+        numeric: tuple[str, ...] = (),
+        text_vectors: str = "",
+        video_vectors: str = "",
+        vectors_row: str = "",
         num_frames: int = 16,
         size: int = 64,
         channels: int = 3,
@@ -67,18 +82,22 @@ class Folder(Dataset):
         fit: video.Fit = "crop",
         flip: bool = False,
         crop_jitter: float = 0.0,
+        folds: int = 0,
+        fold: int = 0,
         seed: int = 0,
         cache: bool = True,
     ) -> None:
         _check(split, targets, multi, num_frames, size, channels, sampling, clip_seconds, fit, crop_jitter)
+        _check_numeric(targets, multi, numeric)
         table = tables.load(root, manifest=manifest or None, multi=multi)
-        table = tables.with_splits(table, seed=seed)
+        table = tables.with_fold(table, fold, folds, seed=seed) if folds else tables.with_splits(table, seed=seed)
         _check_text(table, text)
         self.table, self.root, self.text = table, Path(root), text
         self.rows = table.where(split)
+        has = {name: len(table.where(name)) for name in tables.SPLITS}
         if not self.rows:
-            has = {name: len(table.where(name)) for name in tables.SPLITS}
             raise DataError(f"split: {table.path} has no {split} rows; it has {has}")
+        self.splits = tuple(name for name in tables.SPLITS if has[name])
         self.num_frames, self.size, self.channels = num_frames, size, channels
         self.clip_seconds, self.fit, self.seed = clip_seconds, fit, seed
         training = split == "train"
@@ -86,11 +105,15 @@ class Folder(Dataset):
         self.flip, self.crop_jitter = training and flip, crop_jitter if training else 0.0
         self.fixed = not (self.random_window or self.flip or self.crop_jitter)
         self.cache = cache and not self.random_window
-        self.targets = tuple(Target(name, table.classes(name), multi=name in multi) for name in targets)
+        self.targets = tuple(_target(table, name, multi, numeric) for name in targets)
+        self._numbers = {name: tables.numbers(table, name) for name in numeric}
+        self.vectors = _vectors(table, {"text": text_vectors, "video": video_vectors}, vectors_row)
+        self.vector_dims = {modality: vectors.dim for modality, vectors in self.vectors.items()}
         self.video_shape: Shape | None = None
-        if any(row.file for row in table.rows):
+        self.reads_clips = not video_vectors and any(row.file for row in table.rows)
+        if self.reads_clips:
             self.video_shape = (channels, num_frames, size, size)
-        self.fps = self._fps()
+        self.fps = self._fps() if self.reads_clips else 0.0
         self._kept: dict[int, Tensor] = {}
         self._kept_bytes = 0
 
@@ -100,16 +123,38 @@ class Folder(Dataset):
     def __getitem__(self, draw: int) -> Sample:
         index = draw % len(self.rows)
         row = self.rows[index]
+        if not (self.reads_clips and row.file):
+            return self.still(index)
         dice = rng(self.seed, "folder", draw)
-        clip = self._augmented(self._clip(index, row, dice), dice) if row.file else None
+        return replace(self.still(index), video=self._augmented(self._clip(index, row, dice), dice))
+
+    def still(self, index: int) -> Sample:
+        """The sample of ``index`` without its clip, which is not read."""
+        row = self.rows[index]
         labels = {target.name: self.table.names(row, target.name) for target in self.targets}
+        vectors = {modality: vectors.of(row) for modality, vectors in self.vectors.items()}
         return Sample(
             key=_key(row),
-            video=clip,
             text=self._text(row),
             labels={name: names for name, names in labels.items() if names},
             weight=row.weight,
+            group=row.group,
+            vectors={modality: one for modality, one in vectors.items() if one is not None},
         )
+
+    def fingerprint(self, index: int) -> str:
+        """A hash of the file's content, and how it is read; "" where the row has no clip, or not always the same one."""
+        row = self.rows[index]
+        if not (self.reads_clips and row.file and self.fixed):
+            return ""
+        with (self.root / row.file).open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        how = (self.num_frames, self._read_size(), self.channels, row.start, row.end, self.clip_seconds, self.fit)
+        return f"{content} {how}"
+
+    def numbers(self, column: str) -> tuple[float, ...]:
+        """What stands in ``column``, a column of numbers, in the rows of this split that have one."""
+        return tuple(self._numbers[column][row.number] for row in self.rows if row.number in self._numbers[column])
 
     def texts(self) -> Iterator[str]:
         """The text of every row of this split that has one."""
@@ -222,6 +267,29 @@ def _check(
     stray = [name for name in multi if name not in targets]
     if stray:
         raise DataError(f"multi: {stray[0]!r} is not one of targets ({joined(targets)})")
+
+
+def _target(table: tables.Manifest, name: str, multi: tuple[str, ...], numeric: tuple[str, ...]) -> Target:
+    if name in numeric:
+        return Target(name, numeric=True)
+    return Target(name, table.classes(name), multi=name in multi)
+
+
+def _vectors(table: tables.Manifest, sources: Mapping[Modality, str], row: str) -> dict[Modality, tables.Vectors]:
+    return {
+        modality: tables.Vectors(table, source, index=row, field=f"data.{modality}_vectors")
+        for modality, source in sources.items()
+        if source
+    }
+
+
+def _check_numeric(targets: tuple[str, ...], multi: tuple[str, ...], numeric: tuple[str, ...]) -> None:
+    stray = [name for name in numeric if name not in targets]
+    if stray:
+        raise DataError(f"numeric: {stray[0]!r} is not one of targets ({joined(targets)})")
+    both = [name for name in numeric if name in multi]
+    if both:
+        raise DataError(f"numeric: {both[0]!r} is also in multi; a column holds numbers or classes")
 
 
 def _check_text(table: tables.Manifest, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Sampler
 from kinetext.interfaces import Dataset, Shape
 from kinetext.runtime import rng
 from kinetext.text import Tokenizer
-from kinetext.types import Batch, DataError, KinetextError, Sample, Target
+from kinetext.tokenizers import PretrainedTokenizer
+from kinetext.types import Batch, DataError, Features, KinetextError, Modality, Sample, Target
 
 
 class Draws(Sampler[list[int]]):
@@ -57,12 +58,22 @@ class Collate:
         tokenizer: for the text, or None when nothing reads text.
         targets: the label columns to encode.
         video_shape: (C, T, H, W) that every clip has, or None when nothing reads video.
+        vector_dims: modality -> width of precomputed vectors.
+        encoded_dims: modality -> width of what a frozen encoder made.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, targets: Sequence[Target], video_shape: Shape | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | PretrainedTokenizer | None,
+        targets: Sequence[Target],
+        video_shape: Shape | None,
+        vector_dims: Mapping[Modality, int] | None = None,
+        encoded_dims: Mapping[Modality, int] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.targets = tuple(targets)
         self.video_shape = video_shape
+        self.vector_dims, self.encoded_dims = dict(vector_dims or {}), dict(encoded_dims or {})
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         texts = [sample.text for sample in samples]
@@ -80,6 +91,9 @@ class Collate:
             token_mask=token_mask,
             labels={target.name: _labels(samples, target) for target in self.targets},
             weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
+            groups=tuple(sample.group for sample in samples),
+            vectors=_features([sample.vectors for sample in samples], self.vector_dims),
+            encoded=_features([sample.encoded for sample in samples], self.encoded_dims),
         )
 
     def _videos(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -104,6 +118,9 @@ def _labels(samples: Sequence[Sample], target: Target) -> Tensor:
     rows: list[Tensor] = []
     for sample in samples:
         names = sample.labels.get(target.name)
+        if target.numeric:
+            rows.append(torch.tensor(float(names[0]) if names else float("nan")))
+            continue
         missing = [name for name in names or () if name not in index]
         if missing:
             raise DataError(f"{sample.key}: {target.name} is {missing[0]!r}, expected one of {list(target.classes)}")
@@ -116,6 +133,21 @@ def _labels(samples: Sequence[Sample], target: Target) -> Tensor:
                 torch.zeros(len(index)).index_fill_(0, torch.tensor([index[n] for n in names], dtype=torch.int64), 1.0)
             )
     return torch.stack(rows)
+
+
+def _features(samples: Sequence[Mapping[Modality, Tensor]], dims: Mapping[Modality, int]) -> dict[Modality, Features]:
+    """Vectors ``(L, D)`` of each modality side by side, as long as the longest of the batch."""
+    found: dict[Modality, Features] = {}
+    for modality, dim in dims.items():
+        given = [sample.get(modality, torch.zeros(0, dim)) for sample in samples]
+        longest = max(1, *map(len, given))
+        x, mask = torch.zeros(len(given), longest, dim), torch.zeros(len(given), longest, dtype=torch.bool)
+        for row, one in enumerate(given):
+            if one.shape[1] != dim:
+                raise DataError(f"{modality} vectors: width {one.shape[1]}, expected {dim}")
+            x[row, : len(one)], mask[row, : len(one)] = one, True
+        found[modality] = Features(x, mask)
+    return found
 
 
 def train_loader(

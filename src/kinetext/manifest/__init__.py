@@ -5,8 +5,9 @@ The layout is Hugging Face's VideoFolder: clips in a folder, and beside them a t
 and ``weight``.
 """
 
-from kinetext.manifest.splits import SPLIT_TABLE, with_splits
-from kinetext.manifest.table import RESERVED, SEPARATOR, SPLITS, TABLES, Manifest, Row, Split, load
+from kinetext.manifest.splits import SPLIT_TABLE, groups, with_fold, with_splits
+from kinetext.manifest.table import RESERVED, SEPARATOR, SPLITS, TABLES, Manifest, Row, Split, load, numbers
+from kinetext.manifest.vectors import Vectors
 
 __all__ = [
     "RESERVED",
@@ -17,6 +18,10 @@ __all__ = [
     "Manifest",
     "Row",
     "Split",
+    "Vectors",
+    "groups",
     "load",
+    "numbers",
+    "with_fold",
     "with_splits",
 ]

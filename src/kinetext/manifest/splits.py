@@ -50,7 +50,7 @@ def _group(row: Row) -> str:
     return row.group or row.file or row.text or ""
 
 
-def _groups(rows: Sequence[Row]) -> list[str]:
+def groups(rows: Sequence[Row]) -> list[str]:
     """A name for each row that it shares with all rows it must stay with: those of its group and of its file."""
     above: dict[str, str] = {}
 
@@ -67,6 +67,35 @@ def _groups(rows: Sequence[Row]) -> list[str]:
     return [top(name) for name in names]
 
 
+def with_fold(manifest: Manifest, fold: int, folds: int, *, seed: int) -> Manifest:
+    """The manifest with the rows of one fold as val and all others as train; what the table says of splits is not
+    looked at.
+
+    Groups are never divided. They go to the folds largest first, ties in an order drawn by ``seed``, each to the fold
+    with the fewest rows; with as many folds as groups every fold is one group (leave one group out).
+
+    Args:
+        fold: which is held out, from 0.
+        folds: how many there are, 2 to the number of groups.
+
+    Raises:
+        DataError: there is no such fold, or there are too few groups.
+    """
+    names = groups(manifest.rows)
+    sizes = Counter(names)
+    if not 2 <= folds <= len(sizes):
+        raise DataError(f"data.folds: {folds}, expected 2 to {len(sizes)}, the groups of {manifest.path}")
+    if not 0 <= fold < folds:
+        raise DataError(f"data.fold: {fold}, expected 0 to {folds - 1}")
+    filled = [0] * folds
+    place: dict[str, int] = {}
+    for group in sorted(sizes, key=lambda group: (-sizes[group], seed_of(seed, "fold", group))):
+        place[group] = filled.index(min(filled))
+        filled[place[group]] += sizes[group]
+    splits: list[Split] = ["val" if place[name] == fold else "train" for name in names]
+    return replace(manifest, rows=tuple(replace(r, split=s) for r, s in zip(manifest.rows, splits, strict=True)))
+
+
 def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float]) -> list[Split]:
     """Largest groups first, ties in an order drawn by ``seed``, each to the split that lacks most rows.
 
@@ -74,8 +103,8 @@ def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float
     """
     if abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
         raise DataError(f"fractions: {joined(fractions)}, expected three numbers, 0 or more, that sum to 1")
-    groups = _groups(manifest.rows)
-    sizes = Counter(groups)
+    names = groups(manifest.rows)
+    sizes = Counter(names)
     lacks = {split: part * len(manifest.rows) for split, part in zip(SPLITS, fractions, strict=True) if part > 0}
     if len(sizes) < len(lacks):
         raise DataError(
@@ -90,7 +119,7 @@ def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float
         chosen[group] = split
         empty = [other for other in empty if other != split]
         lacks[split] -= sizes[group]
-    return [chosen[group] for group in groups]
+    return [chosen[name] for name in names]
 
 
 def _store(path: Path, manifest: Manifest, splits: list[Split]) -> None:

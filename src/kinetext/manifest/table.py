@@ -129,6 +129,31 @@ def load(root: str | Path, *, manifest: str | Path | None = None, multi: Sequenc
     return Manifest(root, path, tuple(columns), tuple(multi), tuple(rows))
 
 
+def numbers(manifest: Manifest, column: str) -> dict[int, float]:
+    """Row number -> what stands in a column of numbers; a row whose cell is empty has none.
+
+    Raises:
+        DataError: there is no such column, it is empty, or a cell is no finite number.
+    """
+    known = [name for name in manifest.columns if name not in RESERVED]
+    if column not in known:
+        raise DataError(f"{manifest.path}: no column {column!r}{_near(column, known)}; it has {joined(known)}")
+    found = {}
+    for row in manifest.rows:
+        cell = row.labels.get(column, "")
+        try:
+            value = float(cell or "nan")
+        except ValueError:
+            value = math.inf
+        if math.isinf(value) or (cell and math.isnan(value)):
+            raise DataError(f"{manifest.path}: row {row.number}: {column} {cell!r}, expected a finite number")
+        if cell:
+            found[row.number] = value
+    if not found:
+        raise DataError(f"{manifest.path}: column {column!r} is empty, expected at least one number")
+    return found
+
+
 def _table(root: Path, manifest: str | Path | None) -> Path:
     if not root.is_dir():
         raise DataError(f"root: no folder {str(root)!r}, expected one with clips and {joined(TABLES)}")

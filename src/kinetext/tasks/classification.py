@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kinetext.interfaces import Encoder, Fusion, Task
-from kinetext.types import MODALITIES, Batch, Losses, Prediction, RecipeError, Target, joined
+from kinetext.reading import check_parts, check_share, chosen, drop_modality, freeze, joint, mean, still, width
+from kinetext.types import Batch, Losses, Modality, Prediction, RecipeError, Target, joined
 
 
 class Classification(Task):
@@ -34,6 +34,8 @@ class Classification(Task):
         label_smoothing: share in [0, 1) of the target that is spread over all classes (Szegedy et al.
             2016, section 7); a multi-label target goes from {0, 1} to {s / 2, 1 - s / 2}.
         dropout: on the pooled features, in [0, 1).
+        frozen: modalities whose encoders stay as they begin; what they make of a clip that is the same in every
+            epoch is kept on disk, so that they run once a clip.
 
     Raises:
         RecipeError: when the parts or options can't work together.
@@ -51,20 +53,21 @@ class Classification(Task):
         modality_dropout: float = 0.0,
         label_smoothing: float = 0.0,
         dropout: float = 0.0,
+        frozen: tuple[Modality, ...] = (),
     ) -> None:
         super().__init__()
-        _check_parts(encoders, fusion, modality_dropout)
-        for name, value in (
-            ("modality_dropout", modality_dropout), ("label_smoothing", label_smoothing), ("dropout", dropout),
-        ):  # fmt: skip
-            if not 0 <= value < 1:
-                raise RecipeError(f"task.{name}: {value}, expected 0 <= {name} < 1")
+        check_parts(encoders, fusion, modality_dropout)
+        check_share("modality_dropout", modality_dropout)
+        check_share("label_smoothing", label_smoothing)
+        check_share("dropout", dropout)
+        freeze(encoders, frozen)
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
-        self.targets = chosen(columns, targets)
+        self.frozen = frozen
+        self.targets = chosen(columns, targets, numeric=False)
         self.modality_dropout, self.label_smoothing = modality_dropout, label_smoothing
         self.dropout = nn.Dropout(dropout)
-        dim = next(iter(encoders.values())).dim if fusion is None else fusion.dim
+        dim = width(encoders, fusion)
         # a list, since a column may have a name that a ModuleDict can't hold ("type", "a.b")
         self.heads = nn.ModuleList(nn.Linear(dim, len(target.classes)) for target in self.targets)
         balanced = class_weights == "balanced"
@@ -72,6 +75,12 @@ class Classification(Task):
             weight = _balanced(target, counts) if balanced else torch.ones(len(target.classes))
             # balanced weights come from the training data, which is not at hand when a run is reopened
             self.register_buffer(f"class_weight_{place}", weight, persistent=balanced)
+
+    def train(self, mode: bool = True) -> Classification:
+        """Frozen encoders stay in evaluation mode."""
+        super().train(mode)
+        still(self.encoders, self.frozen)
+        return self
 
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
         if self.training and self.modality_dropout > 0:
@@ -93,62 +102,8 @@ class Classification(Task):
 
     def _logits(self, batch: Batch) -> list[Tensor]:
         """``(B, K)`` float32 for every column."""
-        inputs = {"text": (batch.tokens, batch.token_mask), "video": (batch.video, batch.video_mask)}
-        features = {name: encoder(*inputs[name]) for name, encoder in self.encoders.items()}
-        joint = next(iter(features.values())) if self.fusion is None else self.fusion(features)
-        pooled = self.dropout(joint.pooled())
+        pooled = self.dropout(joint(self.encoders, self.fusion, batch).pooled())
         return [head(pooled).float() for head in self.heads]
-
-
-def chosen(columns: Sequence[Target], names: Sequence[str]) -> tuple[Target, ...]:
-    """The columns called ``names``, in that order; all of them for ().
-
-    Raises:
-        RecipeError: for a name that is not a column, twice the same, no column at all, or a column
-            with too few classes to tell apart.
-    """
-    known = {column.name: column for column in columns}
-    unknown = [name for name in names if name not in known]
-    if unknown or len(set(names)) < len(names):
-        what = f"{unknown[0]!r} is not a label column" if unknown else f"{list(names)} names a column twice"
-        raise RecipeError(f"task.targets: {what}, expected names from: {joined(list(known))}")
-    picked = tuple(known[name] for name in names or known)
-    if not picked:
-        raise RecipeError("task.targets: the data has no label column, expected at least one")
-    for column in picked:
-        least = 1 if column.multi else 2
-        if len(column.classes) < least:
-            raise RecipeError(f"task.targets: {column.name!r} has {len(column.classes)} classes, expected >= {least}")
-    return picked
-
-
-def drop_modality(batch: Batch, probability: float, rng: torch.Generator) -> Batch:
-    """Takes one modality from a random share of the samples that have both."""
-    dice = torch.rand(2, len(batch), generator=rng, device=rng.device).to(batch.weight.device)
-    both = batch.token_mask.any(1) & batch.video_mask.any(1)
-    drop = both & (dice[0] < probability)
-    text = drop & (dice[1] < 0.5)
-    return replace(
-        batch,
-        token_mask=batch.token_mask & ~text[:, None],
-        video_mask=batch.video_mask & ~(drop & ~text)[:, None],
-    )
-
-
-def _check_parts(encoders: Mapping[str, Encoder], fusion: Fusion | None, modality_dropout: float) -> None:
-    if not encoders or not set(encoders) <= set(MODALITIES):
-        raise RecipeError(f"encoders: {joined(list(encoders))}, expected one or both of {joined(MODALITIES)}")
-    for name, encoder in encoders.items():
-        if encoder.modality != name:
-            raise RecipeError(f"encoders.{name}: {type(encoder).__name__} reads {encoder.modality}, expected {name}")
-    if len(encoders) > 1 and fusion is None:
-        raise RecipeError(f"fusion: none, expected one to join {' and '.join(encoders)}")
-    if len(encoders) == 1 and fusion is not None:
-        raise RecipeError(
-            f"fusion: {joined(list(encoders))} alone has nothing to join, expected two encoders or no fusion"
-        )
-    if len(encoders) == 1 and modality_dropout > 0:
-        raise RecipeError(f"task.modality_dropout: {modality_dropout}, expected 0 with {joined(list(encoders))} alone")
 
 
 def _balanced(target: Target, counts: Mapping[str, tuple[int, ...]]) -> Tensor:
@@ -170,7 +125,7 @@ def _single_label(logits: Tensor, label: Tensor, weight: Tensor, class_weight: T
     real = label >= 0
     index = label.clamp(min=0)
     entropy = F.cross_entropy(logits, index, class_weight, reduction="none", label_smoothing=smoothing)
-    return _mean(entropy * weight, class_weight[index] * weight, real)
+    return mean(entropy * weight, class_weight[index] * weight, real)
 
 
 def _multi_label(logits: Tensor, label: Tensor, weight: Tensor, class_weight: Tensor, smoothing: float) -> Tensor:
@@ -178,10 +133,4 @@ def _multi_label(logits: Tensor, label: Tensor, weight: Tensor, class_weight: Te
     real = ~label.isnan().any(1)
     soft = label.nan_to_num() * (1 - smoothing) + smoothing / 2
     entropy = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
-    return _mean((entropy * class_weight).mean(1) * weight, weight, real)
-
-
-def _mean(values: Tensor, weights: Tensor, real: Tensor) -> Tensor:
-    """The sum of ``values`` over that of ``weights``, real rows only; 0, with gradients, if there are none."""
-    total = (weights * real).sum()
-    return (values * real).sum() / torch.where(total > 0, total, 1.0)
+    return mean((entropy * class_weight).mean(1) * weight, weight, real)

@@ -6,6 +6,7 @@ times at which they are shown, and what can't be decoded without a flaw is a ``V
 
 from kinetext.video.frames import VideoError
 from kinetext.video.reading import (
+    SUFFIXES,
     Fit,
     Sampling,
     VideoInfo,
@@ -18,6 +19,7 @@ from kinetext.video.reading import (
 from kinetext.video.writing import frame_rate, to_bytes, write, write_gif, write_png
 
 __all__ = [
+    "SUFFIXES",
     "Fit",
     "Sampling",
     "VideoError",

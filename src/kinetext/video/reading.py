@@ -23,6 +23,11 @@ from torch import Tensor
 from kinetext.types import DataError, joined
 from kinetext.video.frames import Timeline, VideoError, frames, opened, timeline
 
+# what files of clips and pictures are called
+SUFFIXES = (
+    ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".gif",
+    ".png", ".jpg", ".jpeg", ".bmp", ".webp",
+)  # fmt: skip
 Fit = Literal["crop", "squash", "pad"]
 Sampling = Literal["uniform", "random"]
 Pixels = NDArray[np.uint8]

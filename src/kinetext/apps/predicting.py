@@ -1,0 +1,188 @@
+"""What a model reads in many clips and texts, written as a table that an interrupted run goes on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from kinetext import manifest, video
+from kinetext.checkpoint import write_text
+from kinetext.manifest import Row
+from kinetext.pipeline import Answer, Pipeline
+from kinetext.runtime import whole_file
+from kinetext.types import DataError, KinetextError, Modality, Progress, Sample, joined
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Where a table was written, how many rows it has, and how many of them say what went wrong instead."""
+
+    path: Path
+    rows: int
+    failed: int
+
+
+def predict(pipeline: Pipeline, source: Path, out: Path, progress: Progress | None = None) -> Predicted:
+    """Reads every row of ``source`` and writes ``out``: a row each, with its file, text, start and end, then for a column
+    of labels the class, ``COLUMN/CLASS`` for the probability of every class, or for a column of numbers the number. A row
+    that can't be read has empty cells, and says why in the column ``error``.
+
+    What is done stands in ``.OUT.part``, line by line: interrupted, the same call goes on there. The table appears when
+    all rows are in it.
+
+    Args:
+        source: a folder with a table (metadata.csv, .jsonl or .parquet), such a table, or a folder of clips.
+        out: ends in .csv, .jsonl or .parquet.
+
+    Raises:
+        DataError: ``source`` can't be read, ``out`` can't be written, or the part belongs to something else.
+        RunError: the model neither classifies nor predicts numbers.
+    """
+    if out.suffix not in FORMATS:
+        raise DataError(f"out: {out}, expected a name that ends in {joined(FORMATS)}")
+    if not out.parent.is_dir():
+        raise DataError(f"out: there is no folder {out.parent}")
+    root, rows = _rows(source)
+    reads = _Reader(pipeline, root, rows)
+    part = out.with_name(f".{out.name}.part")
+    title = {"source": str(source.resolve()), "weights": pipeline.weights_sha256, "rows": len(rows.rows)}
+    done = _begun(part, title)
+    try:
+        with part.open("a", encoding="utf-8") as file:
+            if not done:
+                file.write(json.dumps(title) + "\n")
+            for start in range(len(done), len(rows.rows), BATCH):
+                for line in reads.lines(rows.rows[start : start + BATCH]):
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    done.append(line)
+                file.flush()
+                if progress:
+                    progress(len(done), len(rows.rows))
+        _write(out, done)
+        part.unlink()
+    except OSError as error:
+        raise DataError(f"{out}: can't be written ({error}); what is done is kept in {part.name}") from error
+    return Predicted(out, len(done), sum(bool(line["error"]) for line in done))
+
+
+class _Reader:
+    """Rows of a table as the model reads them."""
+
+    def __init__(self, pipeline: Pipeline, root: Path, table: manifest.Manifest) -> None:
+        self.pipeline, self.root, self.recipe = pipeline, root, pipeline.run.recipe
+        args = self.recipe.data.args
+        self.text = args.get("text", "text")
+        modalities: tuple[Modality, ...] = ("text", "video")
+        self.vectors = {
+            modality: manifest.Vectors(
+                table, args[f"{modality}_vectors"], index=args["vectors_row"], field=f"data.{modality}_vectors"
+            )
+            for modality in modalities
+            if modality in pipeline.run.meta.vector_dims
+        }
+        columns = pipeline.run.meta.targets
+        self.blank = [n for c in columns for n in (c.name, *(f"{c.name}/{k}" for k in c.classes))]
+
+    def lines(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+        """A line for each row; a row that fails takes no other with it."""
+        read: list[Sample | str] = []
+        for row in rows:
+            try:
+                read.append(self._sample(row))
+            except KinetextError as error:
+                read.append(str(error))
+        samples = [one for one in read if isinstance(one, Sample)]
+        try:
+            answers: list[Answer | str] = list(self.pipeline.answers(samples)) if samples else []
+        except DataError:
+            answers = [self._alone(sample) for sample in samples]
+        told = iter(answers)
+        for row, one in zip(rows, read, strict=True):
+            answer = one if isinstance(one, str) else next(told)
+            yield self._line(row, answer)
+
+    def _alone(self, sample: Sample) -> Answer | str:
+        try:
+            return self.pipeline.answers([sample])[0]
+        except DataError as error:
+            return str(error)
+
+    def _sample(self, row: Row) -> Sample:
+        text = row.text if self.text == "text" else row.labels.get(self.text)
+        vectors = {modality: one for modality, table in self.vectors.items() if (one := table.of(row)) is not None}
+        reads_clips = "video" in self.recipe.encoders and "video" not in self.vectors
+        clip = self.pipeline.clip(self.root / row.file, row.start, row.end) if row.file and reads_clips else None
+        reads_text = "text" in self.recipe.encoders
+        return Sample(f"row {row.number}", video=clip, text=text if reads_text else None, vectors=vectors)
+
+    def _line(self, row: Row, answer: Answer | str) -> dict[str, Any]:
+        line: dict[str, Any] = {"file_name": row.file, "text": row.text, "start": row.start, "end": row.end}
+        cells: dict[str, Any] = dict.fromkeys(self.blank)
+        if not isinstance(answer, str):
+            several = {c.name for c in self.pipeline.run.meta.targets if c.multi}
+            for column, said in answer.items():
+                cells |= _cells(column, said, column in several)
+        return {**line, **cells, "error": answer if isinstance(answer, str) else None}
+
+
+def _cells(column: str, said: Mapping[str, float] | float, several: bool) -> dict[str, Any]:
+    if isinstance(said, float):
+        return {column: said}
+    held = [name for name, p in said.items() if p >= 0.5]
+    best = manifest.SEPARATOR.join(held) if several else max(said, key=lambda name: said[name])
+    return {column: best, **{f"{column}/{name}": round(p, 6) for name, p in said.items()}}
+
+
+def _rows(source: Path) -> tuple[Path, manifest.Manifest]:
+    """The folder that files are in, and the rows."""
+    if source.is_file():
+        return source.parent, manifest.load(source.parent, manifest=source.name)
+    if any((source / name).is_file() for name in manifest.TABLES):
+        return source, manifest.load(source)
+    if not source.is_dir():
+        raise DataError(f"source: there is no {source}, expected a folder of clips or a table")
+    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in video.SUFFIXES and not p.name.startswith("."))
+    if not files:
+        raise DataError(f"source: no clips in {source}, expected files that end in {joined(video.SUFFIXES)}")
+    names = [path.relative_to(source).as_posix() for path in files]
+    rows = tuple(Row(n, name, None, None, None, "", "", 1.0, {}) for n, name in enumerate(names, 1))
+    return source, manifest.Manifest(source, source, ("file_name",), (), rows)
+
+
+def _begun(part: Path, title: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The whole lines of an interrupted run; a torn last one is cut off."""
+    if not part.is_file():
+        return []
+    whole = [line for line in part.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    lines = [json.loads(line) for line in whole]
+    if not lines:
+        part.unlink()
+        return []
+    if lines[0] != title:
+        raise DataError(f"{part}: belongs to another source or other weights; delete it, or choose another --out")
+    write_text(part, "".join(whole))
+    return lines[1:]
+
+
+def _write(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    if out.suffix == ".jsonl":
+        write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        return
+    with whole_file(out) as temporary:
+        if out.suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(line) for line in lines]), temporary)
+            return
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(lines)

@@ -1,0 +1,31 @@
+"""Recipe -> datasets, task, loaders: the one composition root. Wires sizes, refuses impossible pairs."""
+
+from kinetext.assemble.catalog import ROLES, WIRED, find, resolve, with_data
+from kinetext.assemble.encoding import encoded
+from kinetext.assemble.loading import collate, dataset, describe, plain_batches, tokenizer, train_batches
+from kinetext.assemble.runs import device, open_path, open_run
+from kinetext.assemble.tasks import clip_reader, keep, metrics, restore, start_weights, task
+
+__all__ = [
+    "ROLES",
+    "WIRED",
+    "clip_reader",
+    "collate",
+    "dataset",
+    "describe",
+    "device",
+    "encoded",
+    "find",
+    "keep",
+    "metrics",
+    "open_path",
+    "open_run",
+    "plain_batches",
+    "resolve",
+    "restore",
+    "start_weights",
+    "task",
+    "tokenizer",
+    "train_batches",
+    "with_data",
+]

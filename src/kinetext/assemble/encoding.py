@@ -1,0 +1,82 @@
+"""Frozen encoders run once a clip: what they make is kept on disk, and taken from there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from kinetext import runtime
+from kinetext.assemble.loading import collate
+from kinetext.checkpoint import Meta
+from kinetext.config import Recipe
+from kinetext.datasets.encoded import Encoded
+from kinetext.interfaces import Dataset, Encoder, Task
+from kinetext.reading import encode
+from kinetext.types import Modality, Progress, Sample
+
+
+def cache_folder() -> Path:
+    """Where features are kept: $KINETEXT_CACHE, else kinetext in $XDG_CACHE_HOME, else in ~/.cache."""
+    if own := os.environ.get("KINETEXT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kinetext"
+
+
+def encoded(
+    recipe: Recipe, meta: Meta, built: Task, data: Dataset, device: torch.device, progress: Progress | None = None
+) -> tuple[Dataset, dict[Modality, int]]:
+    """``data`` with what the frozen encoders of ``built`` make of it.
+
+    Clips that are not the same in every epoch (random crops, mirrored), and data without files behind its clips, are
+    encoded in every step, as are precomputed vectors, whose encoder is small.
+
+    Returns:
+        The data as it is trained on, and modality -> width of what is kept.
+    """
+    frozen = {modality: cast(Encoder, built.get_submodule(f"encoders.{modality}")) for modality in built.frozen}
+    kept: dict[Modality, Encoder] = {
+        modality: encoder for modality, encoder in frozen.items() if _once(modality, encoder, data)
+    }
+    if not kept:
+        return data, {}
+    module = torch.nn.ModuleDict()
+    for modality, encoder in kept.items():
+        module[modality] = encoder
+    module.to(device).eval()
+    ready = collate(recipe, meta)
+
+    @torch.no_grad()
+    def make(samples: Sequence[Sample]) -> Mapping[Modality, list[Tensor]]:
+        with runtime.autocast(recipe.train.precision, device):
+            found = encode(module, ready(samples).to(device))
+        return {
+            modality: [x[mask].float().cpu() for x, mask in zip(one.x, one.mask, strict=True)]
+            for modality, one in found.items()
+        }
+
+    names = {modality: _name(recipe, meta, modality, encoder) for modality, encoder in kept.items()}
+    dims = {modality: encoder.dim for modality, encoder in kept.items()}
+    return Encoded(data, names, make, cache_folder() / "encoded", progress), dims
+
+
+def _once(modality: Modality, encoder: Encoder, data: Dataset) -> bool:
+    """Whether what an encoder makes of a sample is always the same, and can be found again."""
+    if encoder.reads_vectors:
+        return False
+    return modality == "text" or (data.fixed and any(data.fingerprint(index) for index in range(len(data))))
+
+
+def _name(recipe: Recipe, meta: Meta, modality: Modality, encoder: Encoder) -> str:
+    """What tells an encoder from all others: its options, its weights, and how it is fed."""
+    weights = {name: tensor.cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    digest = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
+    fed = (recipe.text, meta.vocabulary) if modality == "text" else meta.video_shape
+    options = sorted(recipe.encoders[modality].args.items())
+    return repr((recipe.encoders[modality].name, options, digest, fed, recipe.train.precision, torch.__version__))

@@ -1,0 +1,120 @@
+"""Builds the parts that a task is made of, wired to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, TypeVar
+
+from kinetext import codecs, fusion, generators
+from kinetext.assemble.catalog import find
+from kinetext.checkpoint import Meta
+from kinetext.config import Component, Recipe
+from kinetext.interfaces import Codec, Dataset, Encoder, Fusion, Generator, Shape
+from kinetext.types import MODALITIES, Modality, RecipeError, joined
+
+T = TypeVar("T")
+
+
+@dataclass
+class Parts:
+    """Builds the parts that a task is made of, wired to each other."""
+
+    recipe: Recipe
+    meta: Meta
+    data: Dataset | None
+
+    def shape(self) -> Shape:
+        """(C, T, H, W) of the clips."""
+        if self.meta.video_shape is None:
+            raise RecipeError(f"data: {self.recipe.data.name} gives no video, and this recipe needs it")
+        return tuple(self.meta.video_shape)
+
+    def encoders(self, legal: tuple[Modality, ...]) -> dict[str, Encoder]:
+        wrong = sorted(set(self.recipe.encoders) - set(legal))
+        if wrong or not self.recipe.encoders:
+            raise RecipeError(
+                f"encoders: {joined(sorted(self.recipe.encoders))}; task {self.recipe.task.name} takes {joined(legal)}"
+            )
+        return {
+            name: self._encoder(name, self.recipe.encoders[name]) for name in MODALITIES if name in self.recipe.encoders
+        }
+
+    def _encoder(self, modality: Modality, component: Component) -> Encoder:
+        cls: type[Encoder] = find("encoders", component.name)
+        if not cls.reads_vectors and cls.modality != modality:
+            raise RecipeError(
+                f"encoders.{modality}: {component.name} reads {cls.modality}, expected a {modality} encoder"
+            )
+        kept = self.meta.kept / f"encoders.{modality}" if self.meta.kept else None
+        encoder: Encoder = make("encoders", component, {**self._sizes(modality, cls, component.name), "kept": kept})
+        return encoder
+
+    def _sizes(self, modality: Modality, cls: type[Encoder], name: str) -> dict[str, Any]:
+        if cls.reads_vectors:
+            if modality not in self.meta.vector_dims:
+                raise RecipeError(f"encoders.{modality}: {name} reads vectors; set data.{modality}_vectors")
+            return {"modality": modality, "vector_dim": self.meta.vector_dims[modality]}
+        if modality == "video":
+            channels, frames, height, _ = self.shape()
+            return {"channels": channels, "num_frames": frames, "size": height}
+        if cls.own_tokenizer:
+            return {}
+        if len(self.meta.vocabulary) <= 2:
+            raise RecipeError(
+                f"encoders.text: the texts of data {self.recipe.data.name} are empty; is data.text the right column?"
+            )
+        return {"vocab": len(self.meta.vocabulary), "words": self.meta.vocabulary}
+
+    def fusion(self, parts: Mapping[str, Encoder]) -> Fusion | None:
+        if self.recipe.fusion is None:
+            if len(parts) > 1:
+                raise RecipeError(
+                    f"fusion: missing, and {joined(sorted(parts))} must be joined; expected one of {joined(sorted(fusion.REGISTRY))}"
+                )
+            return None
+        if len(parts) < 2:
+            raise RecipeError(
+                f"fusion: {self.recipe.fusion.name} joins modalities, and only {joined(sorted(parts))} is encoded"
+            )
+        made: Fusion = make("fusion", self.recipe.fusion, {"dims": {k: e.dim for k, e in parts.items()}})
+        return made
+
+    def codec(self) -> Codec:
+        if self.recipe.codec is None:
+            raise RecipeError(
+                f"codec: missing; task {self.recipe.task.name} needs one of {joined(sorted(codecs.REGISTRY))}"
+            )
+        made: Codec = make("codec", self.recipe.codec, {"channels": self.shape()[0]})
+        fits("codec", lambda: made.target_shape(self.shape()))
+        return made
+
+    def generator(self, codec: Codec, text: Encoder) -> Generator:
+        if self.recipe.generator is None:
+            raise RecipeError(f"generator: missing; expected one of {joined(sorted(generators.REGISTRY))}")
+        cls = find("generator", self.recipe.generator.name)
+        if cls.kind != codec.kind:
+            raise RecipeError(
+                f"generator: {self.recipe.generator.name} works on {cls.kind} targets, "
+                f"but codec {self.recipe.codec and self.recipe.codec.name} gives {codec.kind} ones"
+            )
+        target = codec.target_shape(self.shape())
+        made: Generator = make("generator", self.recipe.generator, {"channels": target[0], "cond_dim": text.dim})
+        fits("generator", lambda: made.check(target))
+        return made
+
+
+def make(role: str, component: Component, sizes: Mapping[str, Any]) -> Any:
+    """Builds a component from its options and those of ``sizes`` that its constructor takes."""
+    cls = find(role, component.name)
+    known = signature(cls).parameters
+    return fits(role, lambda: cls(**component.args, **{k: v for k, v in sizes.items() if k in known}))
+
+
+def fits(field: str, make: Callable[[], T]) -> T:
+    """Runs a constructor; its complaint about a value names the section of the recipe."""
+    try:
+        return make()
+    except ValueError as error:
+        raise RecipeError(f"{field}: {error}") from error

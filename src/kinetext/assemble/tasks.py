@@ -1,0 +1,174 @@
+"""Recipe -> task, with fresh weights, those of a run, or those that [init] names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from kinetext.assemble.parts import Parts
+from kinetext.assemble.runs import open_run
+from kinetext.checkpoint import Meta, Run
+from kinetext.config import Recipe
+from kinetext.interfaces import Dataset, Encoder, Generator, Metric, Task
+from kinetext.metrics.classification import ClassificationMetric
+from kinetext.metrics.clip_reader import ClipReader
+from kinetext.metrics.regression import RegressionMetric
+from kinetext.metrics.retrieval import RetrievalMetric
+from kinetext.tasks.classification import Classification
+from kinetext.tasks.reconstruction import Reconstruction
+from kinetext.tasks.regression import Regression
+from kinetext.tasks.retrieval import Retrieval
+from kinetext.tasks.text_to_video import TextToVideo, check_cache
+from kinetext.types import RecipeError, RunError, Target, joined
+
+
+def task(recipe: Recipe, meta: Meta, data: Dataset | None = None) -> Task:
+    """The recipe's task with fresh weights, a pure function of ``train.seed``.
+
+    Args:
+        data: the training set, where the task's losses depend on it (class weights).
+    """
+    # the global generator is what torch's own initialisers draw from; it is put back afterwards
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        return _BUILDERS[recipe.task.name](Parts(recipe, meta, data))
+
+
+def restore(run: Run) -> Task:
+    """The task of a finished run, in evaluation mode."""
+    built = task(run.recipe, run.meta)
+    _load(built, run.weights(), str(run.path))
+    return built.eval()
+
+
+def keep(run: Run, built: Task) -> None:
+    """Writes into a run's folder what rebuilds its pretrained encoders, and their licences into its card."""
+    licences = []
+    for modality in run.recipe.encoders:
+        encoder = cast(Encoder, built.get_submodule(f"encoders.{modality}"))
+        run.keep(f"encoders.{modality}", encoder.keep)
+        licences += [f"{modality}: {encoder.licence}"] if encoder.licence else []
+    if licences:
+        run.measured({}, {"pretrained weights": "; ".join(licences)})
+
+
+def start_weights(built: Task, recipe: Recipe, meta: Meta, open_run: Callable[[str], Run]) -> None:
+    """Copies the weights that ``[init]`` names into a fresh task.
+
+    Raises:
+        RecipeError: a prefix that is no part of the task, or weights that don't fit it.
+    """
+    for prefix, source in recipe.init.items():
+        try:
+            run = open_run(source)
+        except RunError as error:
+            raise RecipeError(f"init.{prefix}: {error}") from error
+        part: nn.Module = built
+        if prefix != "task":
+            try:
+                part = built.get_submodule(prefix)
+            except AttributeError as error:
+                parts = sorted(name for name, _ in built.named_children())
+                raise RecipeError(
+                    f"init.{prefix}: no such part, expected task or one of {joined(sorted(parts))}"
+                ) from error
+        reads_text = prefix in ("task", "encoders", "encoders.text")
+        if reads_text and run.meta.vocabulary != meta.vocabulary:
+            raise RecipeError(
+                f"init.{prefix}: {source} has another vocabulary; its text encoder can't be continued here"
+            )
+        start = "" if prefix == "task" else f"{prefix}."
+        weights = {k.removeprefix(start): v for k, v in run.weights().items() if k.startswith(start)}
+        _load(part, weights, f"init.{prefix}: {source}")
+
+
+def _load(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RecipeError(f"{source}: weights do not fit this recipe: {error}") from error
+
+
+def _text_to_video(parts: Parts) -> Task:
+    found = parts.encoders(("text",))
+    codec = parts.codec()
+    generator = parts.generator(codec, found["text"])
+    if parts.recipe.task.args["cache_targets"] and parts.data is not None:
+        check_cache(parts.recipe.data.name, parts.data, codec.target_shape(parts.shape()))
+    # without the training data a run is being reopened, and needs no reward any more
+    wanted = parts.recipe.task.args["reward"] and parts.data is not None
+    rewarder = _rewarder(parts, generator) if wanted else None
+    return TextToVideo(found, codec, generator, parts.shape(), rewarder, **parts.recipe.task.args)
+
+
+def _rewarder(parts: Parts, generator: Generator) -> ClipReader:
+    name = parts.recipe.task.args["reward"]
+    if type(generator).draft is Generator.draft:
+        raise RecipeError(f"task.reward: {name}, but {type(generator).__name__} has no drafts that it could teach")
+    if parts.recipe.train.batch < 2:
+        raise RecipeError("train.batch: 1, expected >= 2 with task.reward: some clips are made, some are learned from")
+    rewarder = clip_reader("task.reward", name, parts.meta, parts.meta.targets)
+    if rewarder.missing:
+        raise RecipeError(f"task.reward: {name} reads {joined(rewarder.missing)}, and the data has no such column")
+    return rewarder
+
+
+def _reconstruction(parts: Parts) -> Task:
+    return Reconstruction(parts.codec(), **parts.recipe.task.args)
+
+
+def _classification(parts: Parts) -> Task:
+    found = parts.encoders(("text", "video"))
+    # without the training data a run is being reopened, and its class weights come with its weights
+    data, targets = parts.data, parts.meta.targets
+    counts = {t.name: data.counts(t.name) if data else (1,) * len(t.classes) for t in targets if not t.numeric}
+    return Classification(found, parts.fusion(found), parts.meta.targets, counts, **parts.recipe.task.args)
+
+
+def _regression(parts: Parts) -> Task:
+    found = parts.encoders(("text", "video"))
+    columns, data = parts.meta.targets, parts.data
+    numbers = {t.name: data.numbers(t.name) for t in columns if t.numeric} if data else {}
+    return Regression(found, parts.fusion(found), columns, numbers, **parts.recipe.task.args)
+
+
+def _retrieval(parts: Parts) -> Task:
+    if parts.recipe.fusion is not None:
+        raise RecipeError(
+            f"fusion: {parts.recipe.fusion.name}, but retrieval keeps text and video apart; expected none"
+        )
+    return Retrieval(parts.encoders(("text", "video")), **parts.recipe.task.args)
+
+
+_BUILDERS: Mapping[str, Callable[[Parts], Task]] = {
+    "classification": _classification,
+    "reconstruction": _reconstruction,
+    "regression": _regression,
+    "retrieval": _retrieval,
+    "text_to_video": _text_to_video,
+}
+
+
+def clip_reader(field: str, name: str, meta: Meta, columns: Sequence[Target]) -> ClipReader:
+    """The run ``name``, a classifier of video, to look at clips of a model that ``meta`` describes."""
+    try:
+        run = open_run(name)
+    except RunError as error:
+        raise RecipeError(f"{field}: {error}") from error
+    task, precision = restore(run), run.recipe.train.precision
+    if not isinstance(task, Classification) or "video" not in task.encoders:
+        raise RecipeError(f"{field}: {name} is no classifier of video")
+    shapes = run.meta.video_shape, meta.video_shape
+    return ClipReader(f"{field}: {name}", task, task.targets, *shapes, columns, precision)
+
+
+def metrics(built: Task) -> list[Metric]:
+    """What a task is measured by besides its loss."""
+    if isinstance(built, Classification):
+        return [ClassificationMetric(built.targets)]
+    if isinstance(built, Regression):
+        return [RegressionMetric(built.targets)]
+    return [RetrievalMetric()] if isinstance(built, Retrieval) else []
