@@ -35,6 +35,7 @@ class Encoder(nn.Module, ABC):
     dim: int
     reads_vectors: ClassVar[bool] = False  # precomputed vectors (B, L, D) instead of tokens or frames
     own_tokenizer: ClassVar[bool] = False  # a pretrained one, of the same name or folder as its option ``model``
+    max_tokens: int | None = None  # the longest text that it reads; None is any
     licence: str = ""  # of the pretrained weights that it started from, for the card; "" where there are none
 
     @abstractmethod

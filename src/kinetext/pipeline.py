@@ -237,8 +237,8 @@ class Pipeline:
         if not prompt.strip():
             raise DataError("prompt: empty, expected a description of the clip")
         assert self.tokenizer is not None
-        unknown = self.tokenizer.unknown(prompt)
-        if unknown and not any(token != 1 for token in self.tokenizer.encode(prompt)):
+        own = isinstance(self.tokenizer, Tokenizer)  # a pretrained one spells out what it does not know
+        if own and all(token == 1 for token in self.tokenizer.encode(prompt)):
             words = [w for w in self.tokenizer.vocabulary[2:] if len(w) > 1 or w.isalnum()]
             raise DataError(f"prompt: {self.name} knows no word of {prompt!r}; it knows {_some(words)}")
         self._warn(prompt)

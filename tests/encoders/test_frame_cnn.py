@@ -315,3 +315,17 @@ def test_kept_builds_the_same_without_the_weights(tmp_path: Path) -> None:
 def test_options_that_do_not_go_together_are_named(options: Any, said: str) -> None:
     with pytest.raises(RecipeError, match=r"encoders\.video\." + said), torch.device("meta"):
         FrameCNN(**options)
+
+
+def test_changes_do_not_see_what_stands_still() -> None:
+    """A constant light over a clip changes nothing; "both" sees it."""
+    torch.manual_seed(0)
+    options = {"channels": 1, "num_frames": 4, "size": 16, "dim": 16, "width": 8, "stages": 2, "depth": 1, "heads": 2}
+    moving, both = FrameCNN(**options, view="changes").eval(), FrameCNN(**options, view="both").eval()  # type: ignore[arg-type]
+    dark, light = 0.5 * clips() - 0.2, 0.5 * clips() + 0.2
+    assert torch.allclose(moving(dark, all_real()).x, moving(light, all_real()).x, atol=1e-5)
+    assert not torch.allclose(both(dark, all_real()).x, both(light, all_real()).x, atol=1e-2)
+    check_encoder(moving, shape=(1, 4, 16, 16))
+    check_encoder(both, shape=(1, 4, 16, 16))
+    with pytest.raises(RecipeError, match='view: "both" is for the own backbone'):
+        FrameCNN(backbone="resnet18", view="both")

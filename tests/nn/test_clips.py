@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kinetext.nn.clips import on_present, whole_clips
+from kinetext.nn.clips import changes, on_present, whole_clips
 
 
 def numbered(rows: int, frames: int) -> Tensor:
@@ -41,3 +41,10 @@ def test_absent_rows_do_not_touch_batch_statistics(present: list[bool]) -> None:
     if here.any():
         assert torch.allclose(out[here], alone(x[here]))
     assert torch.allclose(norm.running_mean, alone.running_mean)  # type: ignore[arg-type]
+
+
+def test_changes_are_half_the_difference_to_the_last_real_frame() -> None:
+    mask = torch.tensor([[True, True, False, True], [False, True, True, True], [False, False, False, False]])
+    video = torch.tensor([[0.0, 1.0, 9.0, -1.0], [9.0, 0.5, 0.5, 1.0], [9.0, 9.0, 9.0, 9.0]])
+    video = video.masked_fill(~mask, float("nan")).reshape(3, 1, 4, 1, 1)
+    assert changes(video, mask).squeeze().tolist() == [[0, 0.5, 0, -1], [0, 0, 0, 0.25], [0, 0, 0, 0]]

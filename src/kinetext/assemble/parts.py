@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from kinetext import codecs, fusion, generators
 from kinetext.assemble.catalog import find
+from kinetext.assemble.loading import tokenizer
 from kinetext.checkpoint import Meta
 from kinetext.config import Component, Recipe
 from kinetext.interfaces import Codec, Dataset, Encoder, Fusion, Generator, Shape
@@ -47,8 +48,13 @@ class Parts:
             raise RecipeError(
                 f"encoders.{modality}: {component.name} reads {cls.modality}, expected a {modality} encoder"
             )
+        if component.args.get("model") == "":
+            raise RecipeError(f"encoders.{modality}.model: missing, expected a folder or a name on the hub")
         kept = self.meta.kept / f"encoders.{modality}" if self.meta.kept else None
         encoder: Encoder = make("encoders", component, {**self._sizes(modality, cls, component.name), "kept": kept})
+        most, asked = encoder.max_tokens, self.recipe.text.max_tokens
+        if modality == "text" and most is not None and asked > most:
+            raise RecipeError(f"text.max_tokens: {asked}, expected at most {most}, the positions that {component.name} has")
         return encoder
 
     def _sizes(self, modality: Modality, cls: type[Encoder], name: str) -> dict[str, Any]:
@@ -60,7 +66,7 @@ class Parts:
             channels, frames, height, _ = self.shape()
             return {"channels": channels, "num_frames": frames, "size": height}
         if cls.own_tokenizer:
-            return {}
+            return {"vocab": len(tokenizer(self.recipe, self.meta) or ())}
         if len(self.meta.vocabulary) <= 2:
             raise RecipeError(
                 f"encoders.text: the texts of data {self.recipe.data.name} are empty; is data.text the right column?"

@@ -54,6 +54,7 @@ class Folder(Dataset):
         fit: "crop" the middle square, "squash", or "pad" with black.
         flip: mirror half of the training clips left-right; not where left and right mean something.
         crop_jitter: training crops a random square with a side of at least (1 - this) of the frame, in [0, 0.8].
+        val_share: share of the train rows, by group, to hold out as val where the table's own splits have none, in [0, 0.5].
         folds: divide the rows by group into this many parts and hold out number ``fold``, from 0, as val, whatever the
             table says of splits; 0 takes the table's splits. ``kinetext evaluate --folds`` sets both.
         fold: see ``folds``.
@@ -82,21 +83,24 @@ class Folder(Dataset):
         fit: video.Fit = "crop",
         flip: bool = False,
         crop_jitter: float = 0.0,
+        val_share: float = 0.0,
         folds: int = 0,
         fold: int = 0,
         seed: int = 0,
         cache: bool = True,
     ) -> None:
-        _check(split, targets, multi, num_frames, size, channels, sampling, clip_seconds, fit, crop_jitter)
+        _check(split, targets, multi, num_frames, size, channels, sampling, clip_seconds, fit, crop_jitter, val_share)
         _check_numeric(targets, multi, numeric)
         table = tables.load(root, manifest=manifest or None, multi=multi)
         table = tables.with_fold(table, fold, folds, seed=seed) if folds else tables.with_splits(table, seed=seed)
+        table = tables.with_val(table, val_share, seed=seed) if val_share else table
         _check_text(table, text)
         self.table, self.root, self.text = table, Path(root), text
         self.rows = table.where(split)
         has = {name: len(table.where(name)) for name in tables.SPLITS}
         if not self.rows:
-            raise DataError(f"split: {table.path} has no {split} rows; it has {has}")
+            hint = "; data.val_share takes some of the train rows" if split == "val" else ""
+            raise DataError(f"split: {table.path} has no {split} rows; it has {has}{hint}")
         self.splits = tuple(name for name in tables.SPLITS if has[name])
         self.num_frames, self.size, self.channels = num_frames, size, channels
         self.clip_seconds, self.fit, self.seed = clip_seconds, fit, seed
@@ -245,6 +249,7 @@ def _check(
     clip_seconds: float,
     fit: str,
     crop_jitter: float,
+    val_share: float,
 ) -> None:
     for name, value, legal in (
         ("split", split, tables.SPLITS),
@@ -259,6 +264,7 @@ def _check(
         ("size", size, 1, 2**14),
         ("clip_seconds", clip_seconds, 0, 1e6),
         ("crop_jitter", crop_jitter, 0, 0.8),
+        ("val_share", val_share, 0, 0.5),
     ):
         if not low <= number <= high:
             raise DataError(f"{name}: {number}, expected {low} to {high:g}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kinetext.interfaces import Encoder
+from kinetext.nn.clips import changes
 from kinetext.nn.conv import fold_frames
 from kinetext.nn.embedding import sinusoidal
 from kinetext.nn.norm import RMSNorm
@@ -40,6 +41,9 @@ class FrameCNN(Encoder):
         num_frames: the longest clip in frames, >= 1 (decided by the assembly).
         size: side of a frame in pixels; a multiple of ``2 ** stages`` for the own backbone (decided by the assembly).
         dim: width of the features, an even multiple of ``heads``.
+        view: "frames" as they are; "changes": what is different from the frame before (the RGB difference of Wang et al. 2016,
+            "Temporal Segment Networks", section 3.2), which leaves only what moves, and learns actions from few
+            clips; or "both" as channels side by side, for the own backbone.
         width: channels of the own backbone's first stage, >= 1; stage i has ``i * width``.
         stages: halvings of the picture in the own backbone, >= 1.
         temporal: "mean" gives one vector a clip, the mean of its frames; "attention" gives one vector
@@ -71,6 +75,7 @@ class FrameCNN(Encoder):
         num_frames: int = 16,
         size: int = 64,
         dim: int = 128,
+        view: Literal["frames", "changes", "both"] = "frames",
         width: int = _WIDTH,
         stages: int = _STAGES,
         temporal: Literal["mean", "attention", "lstm"] = "attention",
@@ -89,14 +94,14 @@ class FrameCNN(Encoder):
             raise RecipeError(f"encoders.video.dropout: {dropout}, expected 0 <= dropout < 1")
         if temporal == "lstm" and depth < 1:
             raise RecipeError(f'encoders.video.depth: {depth}, expected >= 1 with temporal = "lstm"')
-        self.dim = dim
+        self.dim, self.view = dim, view
         self.expected = (channels, num_frames, size)
         if backbone == _OWN:
             _check_own(size, stages, weights, resize)
-            self.stages = nn.Sequential(*_stages(channels, width, stages))
+            self.stages = nn.Sequential(*_stages(2 * channels if view == "both" else channels, width, stages))
             seen = width * stages * (size // 2**stages) ** 2
         else:
-            _check_borrowed(backbone, width, stages)
+            _check_borrowed(backbone, width, stages, view)
             self.stages, seen, self.licence = _borrowed(backbone, weights, kept, channels, size, resize)
         self.stages.to(memory_format=torch.channels_last)
         self.project = nn.Linear(seen, dim)
@@ -117,6 +122,9 @@ class FrameCNN(Encoder):
         """Video ``(B, C, T, H, W)`` in [-1, 1] and mask ``(B, T)`` -> Features ``(B, T or 1, dim)``."""
         self._check(x)
         batch, frames = mask.shape
+        if self.view != "frames":
+            moved = changes(x, mask)
+            x = moved if self.view == "changes" else torch.cat([x, moved], dim=1)
         h = self._frames(fold_frames(x), mask.flatten()).unflatten(0, (batch, frames))
         if self.lstm is not None:
             h = _over_real(self.lstm, h, mask)
@@ -186,7 +194,11 @@ def _check_own(size: int, stages: int, weights: str, resize: int) -> None:
         raise RecipeError(f"encoders.video.resize: {resize}, expected 0 with the own backbone; see data.size")
 
 
-def _check_borrowed(backbone: str, width: int, stages: int) -> None:
+def _check_borrowed(backbone: str, width: int, stages: int, view: str) -> None:
+    if view == "both":
+        raise RecipeError(
+            f'encoders.video.view: "both" is for the own backbone, expected frames or changes with {backbone}'
+        )
     for name, value, own in (("width", width, _WIDTH), ("stages", stages, _STAGES)):
         if value != own:
             raise RecipeError(f"encoders.video.{name}: {value} is for the own backbone; take it out with {backbone}")

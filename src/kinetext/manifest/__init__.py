@@ -5,7 +5,7 @@ The layout is Hugging Face's VideoFolder: clips in a folder, and beside them a t
 and ``weight``.
 """
 
-from kinetext.manifest.splits import SPLIT_TABLE, groups, with_fold, with_splits
+from kinetext.manifest.splits import SPLIT_TABLE, groups, with_fold, with_splits, with_val
 from kinetext.manifest.table import RESERVED, SEPARATOR, SPLITS, TABLES, Manifest, Row, Split, load, numbers
 from kinetext.manifest.vectors import Vectors
 
@@ -24,4 +24,5 @@ __all__ = [
     "numbers",
     "with_fold",
     "with_splits",
+    "with_val",
 ]

@@ -67,6 +67,32 @@ def groups(rows: Sequence[Row]) -> list[str]:
     return [top(name) for name in names]
 
 
+def with_val(manifest: Manifest, share: float, *, seed: int) -> Manifest:
+    """The manifest with ``share`` of its train rows as val, whole groups drawn by ``seed``, for a table whose own splits
+    have no val.
+
+    Raises:
+        DataError: it has val rows, or too few groups.
+    """
+    train = manifest.where("train")
+    if manifest.where("val"):
+        raise DataError(f"data.val_share: {share:g}, but {manifest.path} has val rows of its own, expected 0")
+    names = dict(zip([row.number for row in train], groups(train), strict=True))
+    sizes = Counter(names.values())
+    drawn: set[str] = set()
+    for group in sorted(sizes, key=lambda group: seed_of(seed, "val", group)):
+        if sum(sizes[name] for name in drawn) >= share * len(train):
+            break
+        drawn.add(group)
+    if len(drawn) == len(sizes):
+        raise DataError(
+            f"data.val_share: {share:g}, and {manifest.path} has {len(sizes)} groups to train on; add groups"
+        )
+    return replace(
+        manifest, rows=tuple(replace(r, split="val") if names.get(r.number) in drawn else r for r in manifest.rows)
+    )
+
+
 def with_fold(manifest: Manifest, fold: int, folds: int, *, seed: int) -> Manifest:
     """The manifest with the rows of one fold as val and all others as train; what the table says of splits is not
     looked at.

@@ -36,6 +36,23 @@ def whole_clips(video: Tensor, mask: Tensor, num_frames: int) -> Tensor:
     return video.gather(2, index).masked_fill(~mask.any(1)[:, None, None, None, None], 0.0)
 
 
+def changes(video: Tensor, mask: Tensor) -> Tensor:
+    """Half the difference of every frame to the one before it, in [-1, 1]; zeros for the first. A frame after masked
+    ones is compared with the last real one.
+
+    Args:
+        video: ``(B, C, T, H, W)`` in [-1, 1].
+        mask: ``(B, T)``, True = real.
+
+    Example:
+        >>> clip, mask = torch.tensor([0.5, 9.0, 1.0]), torch.tensor([[True, False, True]])
+        >>> changes(clip.reshape(1, 1, 3, 1, 1), mask).flatten().tolist()
+        [0.0, 0.0, 0.25]
+    """
+    whole = whole_clips(video, mask, mask.shape[1])
+    return torch.cat([torch.zeros_like(whole[:, :, :1]), (whole[:, :, 1:] - whole[:, :, :-1]) / 2], dim=2)
+
+
 def on_present(network: Callable[[Tensor], Tensor], x: Tensor, present: Tensor, shape: tuple[int, ...]) -> Tensor:
     """``network`` on the rows that are there, zeros for the others: what is absent must not enter the statistics of
     a batch, nor cost time.

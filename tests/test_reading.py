@@ -1,0 +1,301 @@
+"""Models that read, from a folder to answers: pretrained and precomputed parts, folds, tables of predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from kinetext import assemble, train, video
+from kinetext.apps import predicting
+from kinetext.apps.folds import cross_validate
+from kinetext.checkpoint import Run
+from kinetext.config import Recipe
+from kinetext.evaluate import evaluate
+from kinetext.pipeline import Pipeline
+from kinetext.types import DataError, RecipeError, RunError
+
+TRAIN = """
+[train]
+steps = 2
+batch = 4
+precision = "fp32"
+ema = 0.5
+warmup = 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINETEXT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Eight clips of four people; the last row is a text alone."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rows = ["file_name,text,shade,score,group,place"]
+    for i in range(8):
+        video.write(folder / f"{i}.mp4", torch.full((3, 4, 32, 32), i / 4 - 1), fps=8.0)
+        rows += [f"{i}.mp4,clip number {i},{'dark' if i % 2 else 'light'},{i / 2},person {i // 2},{i}"]
+    rows += [",a text alone,dark,1.5,person 3,8"]
+    (folder / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    rng = np.random.default_rng(0)
+    np.savez(folder / "vectors.npz", words=rng.normal(size=(9, 6)), faces=rng.normal(size=(9, 3, 5)))
+    return folder
+
+
+def trained(out: Path, text: str, *changes: str) -> Run:
+    return train.start(Recipe.parse(text + TRAIN, list(changes)), out, quiet=True)
+
+
+def data(folder: Path, *lines: str) -> str:
+    return "\n".join(["[data]", 'name = "folder"', f'root = "{folder}"', "num_frames = 2", "size = 16", *lines])
+
+
+READER = """
+[task]
+name = "classification"
+[encoders.text]
+name = "word_vectors"
+dim = 8
+[encoders.video]
+name = "frame_cnn"
+dim = 8
+width = 8
+depth = 0
+heads = 2
+[fusion]
+name = "gated"
+dim = 8
+"""
+
+
+def test_precomputed_vectors_train_answer_and_are_evaluated_alone(clips: Path, tmp_path: Path) -> None:
+    recipe = """
+        task.name = "classification"
+        encoders.text = { name = "features", dim = 8 }
+        encoders.video = { name = "features", dim = 8, depth = 1 }
+        fusion = { name = "late", dim = 8 }
+    """ + data(
+        clips, 'targets = ["shade"]', 'text_vectors = "vectors.npz:words"', 'video_vectors = "vectors.npz:faces"',
+        'vectors_row = "place"', "folds = 4",
+    )  # fmt: skip
+    run = trained(tmp_path / "run", recipe)
+    assert run.meta.vector_dims == {"text": 6, "video": 5}
+    assert run.meta.video_shape is None
+    numbers = evaluate(run).numbers
+    assert {"val/shade/accuracy", "val/text_only/shade/accuracy", "val/video_only/shade/accuracy"} <= set(numbers)
+    pipeline = Pipeline.load(run.path)
+    faces = torch.from_numpy(np.load(clips / "vectors.npz")["faces"]).float()
+    said = pipeline.predict(video=list(faces[:2]))
+    assert said[0] != said[1]
+    done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
+    assert (done.rows, done.failed) == (9, 0)
+    with pytest.raises(DataError, match="reads precomputed vectors"):
+        pipeline.predict(video=clips / "0.mp4")
+
+
+def test_frozen_encoder_is_kept_and_learns_nothing(clips: Path, tmp_path: Path) -> None:
+    recipe = READER + data(clips, 'targets = ["shade"]', "folds = 4")
+    run = trained(tmp_path / "run", recipe, 'task.frozen=["video"]', "train.steps=4", "train.ema=0.0")
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 8
+    fresh = assemble.task(run.recipe, run.meta, assemble.dataset(run.recipe)).state_dict()
+    weights = run.weights()
+    assert all(torch.equal(weights[n], fresh[n]) for n in fresh if n.startswith("encoders.video"))
+    assert any(not torch.equal(weights[n], fresh[n]) for n in fresh if n.startswith("encoders.text"))
+    # judged on clips, without the cache, as a user would
+    assert evaluate(run).numbers["val/loss"] == pytest.approx(run.history()[-1]["val/loss"], abs=1e-4)
+
+
+def test_a_pretrained_text_run_needs_its_checkpoint_no_more(clips: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "clip", "number", *map(str, range(8))]
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    bert = tmp_path / "bert"
+    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(bert)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **shape)).save_pretrained(bert)
+    (bert / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    recipe = f"""
+        task = {{ name = "regression", loss = "huber" }}
+        encoders.text = {{ name = "pretrained_text", model = "{bert}", pooling = "mean" }}
+        text.max_tokens = 8
+    """ + data(clips, 'targets = ["score"]', 'numeric = ["score"]', "folds = 4")
+    with pytest.raises(RecipeError, match=r"text.max_tokens: 99"):
+        trained(tmp_path / "long", recipe, "text.max_tokens=99")
+    with pytest.raises(RecipeError, match=r"encoders.text.model: missing"):
+        trained(tmp_path / "none", recipe, 'encoders.text.model=""')
+    run = trained(tmp_path / "run", recipe)
+    assert "mit" in run.meta.facts["pretrained weights"]
+    before = Pipeline.load(run.path).predict("clip number 3")[0]["score"]
+    shutil.rmtree(bert)
+    moved = shutil.move(run.path, tmp_path / "moved")
+    again = Pipeline.load(moved)
+    assert again.predict("clip number 3")[0]["score"] == before
+    assert again.predict("clip number 5")[0]["score"] != before
+
+
+def test_retrieval_run_embeds(clips: Path, tmp_path: Path) -> None:
+    recipe = READER.replace("classification", "retrieval").partition("[fusion]")[0] + data(clips, "folds = 4")
+    run = trained(tmp_path / "run", recipe)
+    numbers = evaluate(run).numbers
+    assert {"val/text_to_video/r1", "val/video_to_text/median_rank", "val/chance_r1"} <= set(numbers)
+    pipeline = Pipeline.load(run.path)
+    both = pipeline.embed("clip number 1", clips / "1.mp4")[0]
+    assert set(both) == {"text", "video"}
+    assert float(both["text"].norm()) == pytest.approx(1)
+    assert torch.equal(pipeline.embed("clip number 1")[0]["text"], both["text"])
+    with pytest.raises(RunError, match="its task is retrieval, expected classification or regression"):
+        pipeline.predict("clip number 1")
+    with pytest.raises(RecipeError, match="retrieval keeps text and video apart"):
+        trained(tmp_path / "fused", recipe + '\n[fusion]\nname = "concat"\n')
+
+
+def test_classifiers_embed_what_their_heads_read(clips: Path, tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", READER + data(clips, 'targets = ["shade"]', "folds = 4"))
+    pipeline = Pipeline.load(run.path)
+    joint = pipeline.embed("clip number 1", clips / "1.mp4")[0]["joint"]
+    logits = pipeline.task.get_submodule("heads.0")(joint)
+    said = pipeline.predict("clip number 1", clips / "1.mp4")[0]["shade"]
+    assert list(said.values()) == pytest.approx(logits.softmax(0).tolist(), abs=1e-5)  # type: ignore[union-attr]
+
+
+def test_every_group_is_held_out_once(clips: Path, tmp_path: Path) -> None:
+    recipe = Recipe.parse(READER + data(clips, 'targets = ["shade"]') + TRAIN)
+    said: list[str] = []
+    done = cross_validate(recipe, "group", tmp_path / "folds", said.append)
+    assert len(done.folds) == 4
+    assert done.found.numbers["samples"] == 9
+    shares = [(f["val/shade/accuracy"], f["samples"]) for f in done.folds]
+    assert sum(n for _, n in shares) == 9
+    pooled = sum(a * n for a, n in shares) / 9
+    assert done.found.numbers["val/shade/accuracy"] == pytest.approx(pooled)
+    assert "val/shade/accuracy" in done.found.intervals
+    assert "folds/shade/accuracy" in done.found.numbers
+    held_out = [assemble.dataset(Run.open(tmp_path / "folds" / f"fold-{i:02}").recipe, "val") for i in range(4)]
+    assert [len({row.group for row in d.rows}) for d in held_out] == [1] * 4  # type: ignore[attr-defined]
+    assert "Every fold" in (tmp_path / "folds" / "report.html").read_text(encoding="utf-8")
+    # the same call finds its runs again and trains nothing
+    weights = (tmp_path / "folds" / "fold-00" / "model.safetensors").stat().st_mtime_ns
+    again = cross_validate(recipe, "group", tmp_path / "folds", said.append)
+    assert again.found.numbers == done.found.numbers
+    assert (tmp_path / "folds" / "fold-00" / "model.safetensors").stat().st_mtime_ns == weights
+    with pytest.raises(RecipeError, match="is a run of another recipe"):
+        cross_validate(recipe.changed(["train.lr=0.1"]), "group", tmp_path / "folds", said.append)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.eval_every=1", "train.eval_every: 1, expected 0 with folds"),
+        ("train.patience=2", "train.patience: 2, expected 0 with folds"),
+    ],
+)
+def test_folds_never_choose_by_what_is_held_out(clips: Path, tmp_path: Path, change: str, message: str) -> None:
+    recipe = Recipe.parse(READER + data(clips, 'targets = ["shade"]') + TRAIN, [change])
+    with pytest.raises(RecipeError, match=message):
+        cross_validate(recipe, 2, tmp_path / "folds", print)
+
+
+def test_too_many_folds_are_refused_before_training(clips: Path, tmp_path: Path) -> None:
+    recipe = Recipe.parse(READER + data(clips, 'targets = ["shade"]') + TRAIN)
+    with pytest.raises(DataError, match=r"data.folds: 5, expected 2 to 4, the groups"):
+        cross_validate(recipe, 5, tmp_path / "folds", print)
+    assert not (tmp_path / "folds").exists()
+
+
+@pytest.fixture
+def pipeline(clips: Path, tmp_path: Path) -> Pipeline:
+    return Pipeline.load(trained(tmp_path / "run", READER + data(clips, 'targets = ["shade"]', "folds = 4")).path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    if path.suffix == ".parquet":
+        return list(pyarrow.parquet.ParquetFile(path).read().to_pylist())
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("suffix", predicting.FORMATS)
+def test_a_table_of_predictions_says_what_predict_says(
+    pipeline: Pipeline, clips: Path, tmp_path: Path, suffix: str
+) -> None:
+    done = predicting.predict(pipeline, clips, tmp_path / f"said{suffix}")
+    rows = read(done.path)
+    assert [row["file_name"] or None for row in rows] == [*(f"{i}.mp4" for i in range(8)), None]
+    alone = pipeline.predict("clip number 2", clips / "2.mp4")[0]["shade"]
+    assert isinstance(alone, dict)
+    assert rows[2]["shade"] == max(alone, key=lambda name: alone[name])
+    assert float(rows[2]["shade/dark"]) == pytest.approx(alone["dark"], abs=1e-4)
+    assert not (tmp_path / f".said{suffix}.part").exists()
+
+
+def test_interrupted_it_goes_on(
+    pipeline: Pipeline, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = predicting.predict(pipeline, clips, tmp_path / "whole.jsonl").path.read_text()
+    monkeypatch.setattr(predicting, "BATCH", 4)
+
+    def stop(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predicting.predict(pipeline, clips, tmp_path / "said.jsonl", stop)
+    part = tmp_path / ".said.jsonl.part"
+    with part.open("a") as file:
+        file.write('{"torn": ')
+    (clips / "0.mp4").unlink()  # were it read again, the table would no longer load
+    assert not (tmp_path / "said.jsonl").exists()
+    shutil.copy(clips / "1.mp4", clips / "0.mp4")
+    done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
+    assert (done.rows, done.failed) == (9, 0)
+    before, after = (([json.loads(x) for x in t.splitlines()]) for t in (whole, done.path.read_text()))
+    assert [row["shade"] for row in before] == [row["shade"] for row in after]
+    assert before[0]["shade/dark"] == pytest.approx(after[0]["shade/dark"], abs=1e-5)
+
+
+def test_a_broken_clip_takes_no_other_with_it(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
+    (clips / "3.mp4").write_bytes(b"not a clip")
+    done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
+    rows = read(done.path)
+    assert (done.rows, done.failed) == (9, 1)
+    assert "3.mp4" in rows[3]["error"]
+    assert rows[3]["shade"] is None
+    assert all(row["shade"] in ("dark", "light") for i, row in enumerate(rows) if i != 3)
+
+
+def test_a_folder_of_clips_needs_no_table(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
+    (clips / "metadata.csv").unlink()
+    (clips / "deep").mkdir()
+    (clips / "7.mp4").rename(clips / "deep" / "7.mp4")
+    rows = read(predicting.predict(pipeline, clips, tmp_path / "said.csv").path)
+    assert [row["file_name"] for row in rows] == [*(f"{i}.mp4" for i in range(7)), "deep/7.mp4"]
+
+
+def test_what_can_not_be_predicted_is_said(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
+    for source, out, message in (
+        (clips, tmp_path / "said.txt", "expected a name that ends in .csv"),
+        (clips, tmp_path / "none" / "said.csv", "there is no folder"),
+        (tmp_path / "none", tmp_path / "said.csv", "expected a folder of clips or a table"),
+        (tmp_path / "cache", tmp_path / "said.csv", "there is no|no clips in"),
+    ):
+        with pytest.raises(DataError, match=message):
+            predicting.predict(pipeline, source, out)
+    (tmp_path / ".said.csv.part").write_text('{"source": "elsewhere"}\n')
+    with pytest.raises(DataError, match="belongs to another source or other weights"):
+        predicting.predict(pipeline, clips, tmp_path / "said.csv")
