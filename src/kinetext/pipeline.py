@@ -315,6 +315,7 @@ class Pipeline:
             size=shape[2],
             channels=shape[0],
             fit=args.get("fit", "crop"),
+            region=args.get("region", video.WHOLE),
             clip_seconds=args.get("clip_seconds") or None,
         )
 

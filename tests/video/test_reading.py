@@ -312,3 +312,35 @@ def test_a_photograph_is_turned_by_its_exif(tmp_path: Path, suffix: str, orienta
 def test_too_many_frames_are_refused(clip40: Path) -> None:
     with pytest.raises(VideoError, match="40 frames, expected at most 39"):
         video.read_all(clip40, max_frames=39)
+
+
+def test_a_region_is_cut_out_before_it_is_resized(tmp_path: Path) -> None:
+    """Quarters of a picture in four greys: each region sees its own."""
+    picture = torch.zeros(1, 1, 40, 80)
+    for place, grey in enumerate((-1.0, -0.5, 0.0, 0.5)):
+        top, left = 20 * (place // 2), 40 * (place % 2)
+        picture[:, :, top : top + 20, left : left + 40] = grey
+    video.write_png(tmp_path / "a.png", picture)
+    corners = {
+        (0.0, 0.0, 0.5, 0.5): -1.0,
+        (0.5, 0.0, 1.0, 0.5): -0.5,
+        (0.0, 0.5, 0.5, 1.0): 0.0,
+        (0.5, 0.5, 1.0, 1.0): 0.5,
+    }
+    for region, grey in corners.items():
+        for fit in ("crop", "squash"):
+            clip = video.read_clip(tmp_path / "a.png", num_frames=1, size=16, channels=1, region=region, fit=fit)  # type: ignore[arg-type]
+            assert clip.mean() == pytest.approx(grey, abs=0.01)
+            assert clip.std() < 0.01
+    whole = video.read_clip(tmp_path / "a.png", num_frames=1, size=16, channels=1, fit="squash")
+    assert torch.equal(
+        whole, video.read_clip(tmp_path / "a.png", num_frames=1, size=16, channels=1, fit="squash", region=video.WHOLE)
+    )
+    padded = video.read_clip(
+        tmp_path / "a.png", num_frames=1, size=16, channels=1, fit="pad", region=(0.5, 0.5, 1.0, 1.0)
+    )
+    assert padded[0, 0, 8, 8] == pytest.approx(0.5, abs=0.01)
+    assert padded[0, 0, 0, 0] == -1
+    for wrong in ((0.5, 0.0, 0.5, 1.0), (0.0, 0.0, 1.1, 1.0), (-0.1, 0.0, 1.0, 1.0)):
+        with pytest.raises(DataError, match="region: .*expected left < right"):
+            video.read_clip(tmp_path / "a.png", num_frames=1, size=16, region=wrong)

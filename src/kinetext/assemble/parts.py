@@ -54,7 +54,9 @@ class Parts:
         encoder: Encoder = make("encoders", component, {**self._sizes(modality, cls, component.name), "kept": kept})
         most, asked = encoder.max_tokens, self.recipe.text.max_tokens
         if modality == "text" and most is not None and asked > most:
-            raise RecipeError(f"text.max_tokens: {asked}, expected at most {most}, the positions that {component.name} has")
+            raise RecipeError(
+                f"text.max_tokens: {asked}, expected at most {most}, the positions that {component.name} has"
+            )
         return encoder
 
     def _sizes(self, modality: Modality, cls: type[Encoder], name: str) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class Folder(Dataset):
         sampling: "uniform" over the window in the middle; "random": a random window in training.
         clip_seconds: length of the window, >= 0; 0 is the whole clip.
         fit: "crop" the middle square, "squash", or "pad" with black.
+        region: the part of every picture that is looked at, cut out before ``fit``: left, top, right, bottom in shares of its
+            width and height, in [0, 1]; for cameras that stand still.
         flip: mirror half of the training clips left-right; not where left and right mean something.
         crop_jitter: training crops a random square with a side of at least (1 - this) of the frame, in [0, 0.8].
         val_share: share of the train rows, by group, to hold out as val where the table's own splits have none, in [0, 0.5].
@@ -81,6 +83,7 @@ class Folder(Dataset):
         sampling: video.Sampling = "uniform",
         clip_seconds: float = 0.0,
         fit: video.Fit = "crop",
+        region: video.Region = video.WHOLE,
         flip: bool = False,
         crop_jitter: float = 0.0,
         val_share: float = 0.0,
@@ -103,7 +106,7 @@ class Folder(Dataset):
             raise DataError(f"split: {table.path} has no {split} rows; it has {has}{hint}")
         self.splits = tuple(name for name in tables.SPLITS if has[name])
         self.num_frames, self.size, self.channels = num_frames, size, channels
-        self.clip_seconds, self.fit, self.seed = clip_seconds, fit, seed
+        self.clip_seconds, self.fit, self.region, self.seed = clip_seconds, fit, region, seed
         training = split == "train"
         self.random_window = training and sampling == "random"
         self.flip, self.crop_jitter = training and flip, crop_jitter if training else 0.0
@@ -153,8 +156,8 @@ class Folder(Dataset):
             return ""
         with (self.root / row.file).open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        how = (self.num_frames, self._read_size(), self.channels, row.start, row.end, self.clip_seconds, self.fit)
-        return f"{content} {how}"
+        how = (self.num_frames, self._read_size(), self.channels, self.fit, self.region)
+        return f"{content} {how} {row.start} {row.end} {self.clip_seconds}"
 
     def numbers(self, column: str) -> tuple[float, ...]:
         """What stands in ``column``, a column of numbers, in the rows of this split that have one."""
@@ -190,6 +193,7 @@ class Folder(Dataset):
             sampling="random" if self.random_window else "uniform",
             clip_seconds=self.clip_seconds or None,
             fit=self.fit,
+            region=self.region,
             rng=dice,
         )
         if self.cache and self._kept_bytes + clip.numel() <= CACHE_BYTES:

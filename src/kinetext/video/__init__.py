@@ -7,7 +7,9 @@ times at which they are shown, and what can't be decoded without a flaw is a ``V
 from kinetext.video.frames import VideoError
 from kinetext.video.reading import (
     SUFFIXES,
+    WHOLE,
     Fit,
+    Region,
     Sampling,
     VideoInfo,
     probe,
@@ -20,7 +22,9 @@ from kinetext.video.writing import frame_rate, to_bytes, write, write_gif, write
 
 __all__ = [
     "SUFFIXES",
+    "WHOLE",
     "Fit",
+    "Region",
     "Sampling",
     "VideoError",
     "VideoInfo",

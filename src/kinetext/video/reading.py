@@ -30,6 +30,8 @@ SUFFIXES = (
 )  # fmt: skip
 Fit = Literal["crop", "squash", "pad"]
 Sampling = Literal["uniform", "random"]
+Region = tuple[float, float, float, float]  # left, top, right, bottom, in shares of the picture
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 Pixels = NDArray[np.uint8]
 
 # swscale widens its bicubic filter when it shrinks, so this is anti-aliased
@@ -118,6 +120,7 @@ def read_clip(
     clip_seconds: float | None = None,
     fps: float | None = None,
     fit: Fit = "crop",
+    region: Region = WHOLE,
     rng: torch.Generator | None = None,
 ) -> Tensor:
     """A clip of exactly ``num_frames`` square frames, ``(C, T, size, size)`` float32 in [-1, 1].
@@ -139,6 +142,8 @@ def read_clip(
         clip_seconds: > 0; not together with ``fps``.
         fps: > 0; not together with ``clip_seconds``.
         fit: "crop" the middle square, "squash" to a square whatever the aspect, or "pad" with black.
+        region: the part of the upright picture that is looked at, cut out before ``fit``: left, top, right and bottom
+            in shares of its width and height, in [0, 1].
         rng: for "random", which also needs ``clip_seconds`` or ``fps``.
 
     Raises:
@@ -146,6 +151,7 @@ def read_clip(
         VideoError: the file is missing or broken, or does not reach ``end``.
     """
     _check(num_frames, size, channels, sampling, fit)
+    _check_region(region)
     seconds = _seconds(num_frames, clip_seconds, fps)
     if sampling == "random" and (seconds is None or rng is None):
         raise DataError("sampling: 'random' needs clip_seconds or fps, and rng")
@@ -157,7 +163,7 @@ def read_clip(
     numbers = [low + (2 * i + 1) * (high - low) // (2 * num_frames) for i in range(num_frames)]
     scale = VideoReformatter()
     shaped = {
-        number: _grey(_square(_upright(path, line, frame, scale, size, fit), size, fit), channels)
+        number: _grey(_square(_part(path, line, frame, scale, size, fit, region), size, fit), channels)
         for number, frame in frames(path, line, sorted(set(numbers)))
     }
     clip = torch.from_numpy(np.stack([shaped[number] for number in numbers]))
@@ -312,6 +318,29 @@ def _upright(
         image = image.transpose(1, 0, 2)
     image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
     return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def _part(
+    path: Path, line: Timeline, frame: VideoFrame, scale: VideoReformatter, size: int, fit: Fit, region: Region
+) -> Pixels:
+    """A region of the upright frame, resized for ``fit``."""
+    if region == WHOLE:
+        return _upright(path, line, frame, scale, size, fit)
+    image = _upright(path, line, frame, scale, None, fit)
+    height, width = image.shape[:2]
+    left, right = (min(width - 1, int(region[0] * width)), max(1, round(region[2] * width)))
+    top, bottom = (min(height - 1, int(region[1] * height)), max(1, round(region[3] * height)))
+    part = image[top : max(bottom, top + 1), left : max(right, left + 1)]
+    lengths = part.shape[1], part.shape[0]
+    side = {"crop": min(lengths), "pad": max(lengths), "squash": 0}[fit]
+    wide, tall = (max(1, round(length * size / side)) if side else size for length in lengths)
+    return np.asarray(Image.fromarray(part).resize((wide, tall), Image.Resampling.BICUBIC))
+
+
+def _check_region(region: Region) -> None:
+    left, top, right, bottom = region
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise DataError(f"region: {joined(region)}, expected left < right and top < bottom, all in [0, 1]")
 
 
 def _square(image: Pixels, size: int, fit: Fit) -> Pixels:
