@@ -342,5 +342,5 @@ def test_a_region_is_cut_out_before_it_is_resized(tmp_path: Path) -> None:
     assert padded[0, 0, 8, 8] == pytest.approx(0.5, abs=0.01)
     assert padded[0, 0, 0, 0] == -1
     for wrong in ((0.5, 0.0, 0.5, 1.0), (0.0, 0.0, 1.1, 1.0), (-0.1, 0.0, 1.0, 1.0)):
-        with pytest.raises(DataError, match="region: .*expected left < right"):
+        with pytest.raises(DataError, match=r"region: .*expected left < right"):
             video.read_clip(tmp_path / "a.png", num_frames=1, size=16, region=wrong)
