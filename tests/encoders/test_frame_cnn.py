@@ -329,3 +329,18 @@ def test_changes_do_not_see_what_stands_still() -> None:
     check_encoder(both, shape=(1, 4, 16, 16))
     with pytest.raises(RecipeError, match='view: "both" is for the own backbone'):
         FrameCNN(backbone="resnet18", view="both")
+
+
+def test_convolutions_over_time_know_when() -> None:
+    """The same frames in another order are another clip; masks are kept."""
+    torch.manual_seed(0)
+    encoder = FrameCNN(channels=1, num_frames=5, size=16, dim=16, width=8, stages=2, heads=2, temporal="conv").eval()
+    check_encoder(encoder, shape=(1, 5, 16, 16))
+    video = clips(frames=5)
+    features = encoder(video, all_real(frames=5))
+    assert features.x.shape == (3, 1, 16)
+    assert not torch.allclose(features.x, encoder(video.flip(2), all_real(frames=5)).x, atol=1e-3)
+    # a shorter clip is one whose last frames are absent
+    mask = all_real(frames=5)
+    mask[:, 3:] = False
+    assert torch.allclose(encoder(video, mask).x, encoder(video[:, :, :3], all_real(frames=3)).x, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A network for pictures on every frame, own or torchvision's, then a mean, attention or recurrence over time."""
+"""A network for pictures on every frame, own or torchvision's, then a mean, attention, recurrence or convolutions over time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kinetext.interfaces import Encoder
-from kinetext.nn.clips import changes
+from kinetext.nn.clips import changes, on_present
 from kinetext.nn.conv import fold_frames
 from kinetext.nn.embedding import sinusoidal
 from kinetext.nn.norm import RMSNorm
@@ -48,8 +48,11 @@ class FrameCNN(Encoder):
         stages: halvings of the picture in the own backbone, >= 1.
         temporal: "mean" gives one vector a clip, the mean of its frames; "attention" gives one vector
             a frame, each of which has seen the others; "lstm" likewise, by long short-term memory, half of ``dim``
-            each way, that steps over real frames alone.
-        depth: transformer blocks over time, >= 0, or layers of "lstm", >= 1; "mean" has none.
+            each way, that steps over real frames alone; "conv" gives one vector a clip, by two convolutions over time
+            of 5 frames and step 2, whose last positions are flattened, not averaged: what is seen when, for clips
+            that keep time (the layers of Petridis et al. 2018, "End-to-End Audiovisual Speech Recognition",
+            section 3.1, behind their lip reader).
+        depth: transformer blocks over time, >= 0, or layers of "lstm", >= 1; "mean" and "conv" have none.
         heads: of the blocks.
         dropout: on the frame vectors, inside the blocks and between the layers of "lstm", in [0, 1).
         backbone: "own", or a classifier of torchvision (resnet18, vgg11, inception_v3, convnext_tiny, vit_b_16, ...).
@@ -78,7 +81,7 @@ class FrameCNN(Encoder):
         view: Literal["frames", "changes", "both"] = "frames",
         width: int = _WIDTH,
         stages: int = _STAGES,
-        temporal: Literal["mean", "attention", "lstm"] = "attention",
+        temporal: Literal["mean", "attention", "lstm", "conv"] = "attention",
         depth: int = 2,
         heads: int = 4,
         dropout: float = 0.0,
@@ -104,6 +107,9 @@ class FrameCNN(Encoder):
             _check_borrowed(backbone, width, stages, view)
             self.stages, seen, self.licence = _borrowed(backbone, weights, kept, channels, size, resize)
         self.stages.to(memory_format=torch.channels_last)
+        # changes are small beside what is there: both at one scale
+        scaled = 2 * channels if view == "both" else channels
+        self.scale = nn.Identity() if view == "frames" else nn.BatchNorm2d(scaled, affine=False)
         self.project = nn.Linear(seen, dim)
         self.dropout = nn.Dropout(dropout)
         self.time: nn.Parameter | None = None
@@ -116,6 +122,7 @@ class FrameCNN(Encoder):
         elif temporal == "lstm":
             between = dropout if depth > 1 else 0.0
             self.lstm = nn.LSTM(dim, dim // 2, depth, batch_first=True, bidirectional=True, dropout=between)
+        self.over_time = _over_time(dim, num_frames, dropout) if temporal == "conv" else None
         self.norm = RMSNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
@@ -126,6 +133,11 @@ class FrameCNN(Encoder):
             moved = changes(x, mask)
             x = moved if self.view == "changes" else torch.cat([x, moved], dim=1)
         h = self._frames(fold_frames(x), mask.flatten()).unflatten(0, (batch, frames))
+        if self.over_time is not None:
+            some = mask.any(1)
+            whole = nn.functional.pad(h, (0, 0, 0, self.expected[1] - frames)).transpose(1, 2)
+            one = on_present(self.over_time, whole.masked_fill(~some[:, None, None], 0.0), some, (self.dim,))
+            return Features(self.norm(one).masked_fill(~some[:, None], 0.0).unsqueeze(1), some[:, None])
         if self.lstm is not None:
             h = _over_real(self.lstm, h, mask)
         elif self.time is not None:
@@ -144,10 +156,10 @@ class FrameCNN(Encoder):
         Only real frames are looked at: what is absent must not enter the statistics of the batch.
         """
         if real.all():
-            return self.dropout(self.project(self.stages(frames).flatten(1)))
+            return self.dropout(self.project(self.stages(self.scale(frames)).flatten(1)))
         h = torch.zeros(len(frames), self.dim, device=frames.device)
         if real.any():
-            h[real] = self.dropout(self.project(self.stages(frames[real]).flatten(1))).to(h.dtype)
+            h[real] = self.dropout(self.project(self.stages(self.scale(frames[real])).flatten(1))).to(h.dtype)
         return h
 
     def _check(self, video: Tensor) -> None:
@@ -173,6 +185,15 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.body(x)
         return out
+
+
+def _over_time(dim: int, num_frames: int, dropout: float) -> nn.Sequential:
+    """Frame vectors ``(B, dim, num_frames)`` -> ``(B, dim)``."""
+    layers: list[nn.Module] = []
+    for _ in range(2):
+        layers += [nn.Conv1d(dim, dim, 5, stride=2, padding=2), nn.BatchNorm1d(dim), nn.SiLU(), nn.Dropout(dropout)]
+    steps = (num_frames + 3) // 4
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(dim * steps, dim))
 
 
 def _stages(channels: int, width: int, stages: int) -> list[nn.Module]:
