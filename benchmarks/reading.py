@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ from sklearn.preprocessing import StandardScaler
 
 from kinetext import manifest, train
 from kinetext.apps.folds import cross_validate
+from kinetext.checkpoint import Run
 from kinetext.config import Recipe
-from kinetext.evaluate import Evaluation, evaluate
+from kinetext.evaluate import Evaluation, recorded
 from kinetext.report import finish
 from kinetext.runtime import hardware
 
@@ -43,6 +44,7 @@ class Row:
         number: that is shown, without its split.
         split: it is judged on.
         changes: to the recipe.
+        before: a recipe of recipes/ whose encoder of video this one starts from.
         folds: "" trains on the table's own splits; a number of parts of the groups, or "group".
         aim: what the issue asks for, in %.
     """
@@ -52,6 +54,7 @@ class Row:
     number: str
     split: str = "val"
     changes: tuple[str, ...] = ()
+    before: str = ""
     folds: str = ""
     aim: str = ""
 
@@ -71,7 +74,7 @@ ROWS = {
     "fights val": Row("fights", "surveillance_fights", ACCURACY, aim="78"),
     "sentiment sst2": Row("sentiment", "sst2", ACCURACY, "test"),
     "sentiment hotel": Row("sentiment_zh", "hotel", ACCURACY, "test"),
-    "grid retrieval": Row("grid_retrieval", "grid_speaker1", "video_to_text/r1", aim="15"),
+    "grid retrieval": Row("grid_retrieval", "grid_speaker1", "video_to_text/r1", before="grid_words", aim="15"),
 }
 
 
@@ -98,32 +101,37 @@ def _table(folder: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 def measure(name: str, row: Row, seed: int, data: Path, out: Path) -> tuple[Evaluation, float]:
     """A row with one seed: what was found, and the minutes that its training took."""
-    recipe = Recipe.load(
-        ROOT / "recipes" / f"{row.recipe}.toml", [f"data.root={data}", f"train.seed={seed}", *row.changes]
-    )
-    path = out / name.replace(" ", "-") / f"seed-{seed}"
-    began = time.perf_counter()
+    changes = [f"data.root={data}", f"train.seed={seed}", *row.changes]
+    path, before = out / name.replace(" ", "-") / f"seed-{seed}", 0.0
+    if row.before:
+        first = out / row.before / f"seed-{seed}"
+        trained(row.before, [f"data.root={data}", f"train.seed={seed}"], first)
+        changes.append(f"init.encoders.video={first}")
+        before = minutes(first)
     if row.folds:
+        recipe = Recipe.load(ROOT / "recipes" / f"{row.recipe}.toml", changes)
         found = cross_validate(recipe, "group" if row.folds == "group" else int(row.folds), path, print).found
-        return found, _minutes(out, name, seed, began, not (path / "minutes.txt").exists())
-    if (path / "recipe.toml").is_file():
-        run = train.resume(path, quiet=True)
-        found = evaluate(run)
     else:
-        run = train.start(recipe, path, quiet=True)
-        found = finish(run)
-    return found, _minutes(out, name, seed, began, not (path / "minutes.txt").exists())
+        found = recorded(trained(row.recipe, changes, path))
+    return found, before + minutes(path)
 
 
-def _minutes(out: Path, name: str, seed: int, began: float, fresh: bool) -> float:
-    """How long a row took; of one that was trained before, what was noted then."""
-    note = out / name.replace(" ", "-") / f"seed-{seed}" / "minutes.txt"
-    if fresh:
-        note.write_text(f"{(time.perf_counter() - began) / 60:.2f}")
-    return float(note.read_text())
+def trained(name: str, changes: Sequence[str], path: Path) -> Run:
+    """A finished run of a recipe at ``path``: made, gone on with, or found there."""
+    recipe = Recipe.load(ROOT / "recipes" / f"{name}.toml", changes)
+    run = train.resume(path, quiet=True) if (path / "recipe.toml").is_file() else train.start(recipe, path, quiet=True)
+    if not (path / "evaluation.json").is_file():
+        finish(run)
+    return run
 
 
-def line(name: str, row: Row, found: Sequence[Evaluation], minutes: Sequence[float]) -> str:
+def minutes(path: Path) -> float:
+    """How long all runs under ``path`` trained."""
+    logs = [file.read_text(encoding="utf-8").splitlines() for file in path.rglob("metrics.jsonl")]
+    return sum(max(json.loads(line).get("train/seconds", 0.0) for line in lines) for lines in logs) / 60
+
+
+def line(name: str, row: Row, found: Sequence[Evaluation], spent: Sequence[float]) -> str:
     """A row of the Markdown table: means over the seeds, the interval of the first."""
 
     def mean(side: str, number: str) -> str:
@@ -141,7 +149,7 @@ def line(name: str, row: Row, found: Sequence[Evaluation], minutes: Sequence[flo
     cells = [
         name, majority, mean("text_only/", row.number), mean("video_only/", row.number),
         f"**{statistics.mean(each):.1f}**", " ".join(f"{e:.1f}" for e in each), f"{100 * low:.0f} to {100 * high:.0f}",
-        row.aim, f"{statistics.mean(minutes):.1f}",
+        row.aim, f"{statistics.mean(spent):.1f}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -153,7 +161,8 @@ def simple_text(folder: Path) -> list[str]:
     label = {s: [r.labels["label"] for r in table.where(s)] for s in manifest.SPLITS}
     tried: list[tuple[float, float, str]] = []
     for analyzer, most in (("word", 1), ("word", 2), ("char", 2), ("char", 3)):
-        vectors = TfidfVectorizer(analyzer=analyzer, ngram_range=(1, most), sublinear_tf=True, token_pattern=r"\S+")
+        words = {"token_pattern": r"\S+"} if analyzer == "word" else {}
+        vectors = TfidfVectorizer(analyzer=analyzer, ngram_range=(1, most), sublinear_tf=True, **words)
         seen = {s: vectors.fit_transform(t) if s == "train" else vectors.transform(t) for s, t in text.items()}
         for c in (0.3, 1.0, 3.0, 10.0, 30.0):
             model = LogisticRegression(C=c, max_iter=3000).fit(seen["train"], label["train"])
@@ -208,7 +217,7 @@ def main() -> None:
         made = asked.out / "data" / row.folder
         folder = (made if made.is_dir() else asked.data / row.folder).resolve()
         runs = [measure(name, row, seed, folder, asked.out) for seed in range(asked.seeds)]
-        lines.append(line(name, row, [found for found, _ in runs], [minutes for _, minutes in runs]))
+        lines.append(line(name, row, [found for found, _ in runs], [spent for _, spent in runs]))
         print(lines[-1], flush=True)
         if row.folder in SIMPLE and row.folder not in said:
             said[row.folder] = SIMPLE[row.folder](folder)

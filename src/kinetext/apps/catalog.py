@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 from kinetext import assemble
 from kinetext.config import options, suggest
@@ -40,4 +41,4 @@ def _role(name: str) -> str:
 def _about(cls: type) -> str:
     """The first sentence of a class's docstring."""
     paragraph = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-    return paragraph.partition(". ")[0].rstrip(".")
+    return re.split(r"(?<!et al)\. ", paragraph)[0].rstrip(".:")
