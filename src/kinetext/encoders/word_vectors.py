@@ -89,9 +89,9 @@ class WordVectors(Encoder):
         self.dim = found
         self.licence = f"word vectors of {Path(file).name}, under the terms of their makers" if file else ""
         self.embedding = nn.Embedding(vocab, self.dim)
-        # small: an average of few words is soon moved (on 2,100 texts, 150 steps at lr 0.001, a linear head reads
-        # 56% of the held-out ones right; with 0.5, 44%)
-        nn.init.normal_(self.embedding.weight, std=0.1)
+        # small: a rare word must not drown what was learned of the others by the noise that it began with (LOG.md); for
+        # a maximum, each number has to win against those of other words to learn at all
+        nn.init.normal_(self.embedding.weight, std=0.1 if pooling == "max" else 0.01)
         if vectors and words is not None:
             self.coverage = _start_from(self.embedding.weight, words, vectors)
         else:
