@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,27 @@ def test_the_best_weights_are_used_then_the_average_then_the_newest(tmp_path: Pa
 def test_packed_runs_are_half_precision_and_read_as_float32(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     run.save(state(4))
-    packed = pack(run, tmp_path / "packed", run.recipe)
+    packed = pack(run, tmp_path / "packed", run.recipe, ["w"])
     assert sorted(p.name for p in (tmp_path / "packed").iterdir()) == ["meta.json", "model.safetensors", "recipe.toml"]
     assert packed.weights()["w"].dtype == torch.float32 and torch.equal(packed.weights()["w"], run.weights()["w"])
+
+
+def test_what_16_bits_can_not_hold_stays_whole(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    large = replace(state(4), model={"w": torch.tensor([1e6, 1.0]), "mean": torch.tensor([2000.507])})
+    run.save(replace(large, ema={}))
+    weights = pack(run, tmp_path / "packed", run.recipe, ["w"]).weights()
+    assert weights["w"].tolist() == [1e6, 1.0]
+    assert weights["mean"].tolist() == pytest.approx([2000.507])
+
+
+def test_what_is_kept_is_replaced_whole(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    for text in ("first", "second"):
+        run.keep("encoders.text", lambda folder, text=text: (folder / "a.txt").write_text(text) and None)
+    run.keep("encoders.video", lambda folder: None)
+    assert [p.name for p in (run.path / "kept").iterdir()] == ["encoders.text"]
+    assert (run.path / "kept" / "encoders.text" / "a.txt").read_text() == "second"
 
 
 def test_another_format_a_damaged_file_and_a_strange_folder_are_named(tmp_path: Path) -> None:

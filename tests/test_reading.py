@@ -1,15 +1,11 @@
-"""Models that read, from a folder to answers: pretrained and precomputed parts, folds, tables of predictions."""
+"""Models that read, from a folder to answers: pretrained and precomputed parts, folds."""
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 import torch
 
@@ -216,86 +212,63 @@ def test_too_many_folds_are_refused_before_training(clips: Path, tmp_path: Path)
     assert not (tmp_path / "folds").exists()
 
 
-@pytest.fixture
-def pipeline(clips: Path, tmp_path: Path) -> Pipeline:
-    return Pipeline.load(trained(tmp_path / "run", READER + data(clips, 'targets = ["shade"]', "folds = 4")).path)
+def test_a_frozen_run_resumes_bit_for_bit(clips: Path, tmp_path: Path) -> None:
+    """Its encoder starts from another run's weights, which a resume must have before it encodes."""
+    recipe = READER + data(clips, 'targets = ["shade"]', "folds = 4")
+    first = trained(tmp_path / "first", recipe, "train.steps=3")
+    frozen = ['task.frozen=["video"]', f"init.encoders.video={first.path}", "train.save_every=2"]
+    whole = trained(tmp_path / "whole", recipe, *frozen, "train.steps=4")
+    half = trained(tmp_path / "half", recipe, *frozen, "train.steps=2", "train.decay=constant")
+    text = (half.path / "recipe.toml").read_text().replace("steps = 2\n", "steps = 4\n")
+    (half.path / "recipe.toml").write_text(text)
+    files = len(list((tmp_path / "cache").rglob("*.safetensors")))
+    resumed = train.resume(half.path, quiet=True)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == files  # the same encoder: nothing is made anew
+    again = trained(tmp_path / "again", recipe, *frozen, "train.steps=4", "train.decay=constant")
+    assert whole.weights().keys() == again.weights().keys()
+    assert all(torch.equal(w, resumed.weights()[name]) for name, w in again.weights().items())
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    if path.suffix == ".parquet":
-        return list(pyarrow.parquet.ParquetFile(path).read().to_pylist())
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def test_the_best_of_an_error_is_the_smallest(clips: Path, tmp_path: Path) -> None:
+    recipe = READER.replace("classification", "regression") + data(
+        clips, 'targets = ["score"]', 'numeric = ["score"]', "folds = 4"
+    )
+    run = trained(
+        tmp_path / "run", recipe, "train.best=val/score/mae", "train.eval_every=1", "train.steps=6", "train.lr=0.05"
+    )
+    errors = [line["val/score/mae"] for line in run.history() if "val/score/mae" in line]
+    assert len(set(errors)) > 1
+    assert evaluate(run).numbers["val/score/mae"] == pytest.approx(min(errors), abs=1e-6)
 
 
-@pytest.mark.parametrize("suffix", predicting.FORMATS)
-def test_a_table_of_predictions_says_what_predict_says(
-    pipeline: Pipeline, clips: Path, tmp_path: Path, suffix: str
-) -> None:
-    done = predicting.predict(pipeline, clips, tmp_path / f"said{suffix}")
-    rows = read(done.path)
-    assert [row["file_name"] or None for row in rows] == [*(f"{i}.mp4" for i in range(8)), None]
-    alone = pipeline.predict("clip number 2", clips / "2.mp4")[0]["shade"]
-    assert isinstance(alone, dict)
-    assert rows[2]["shade"] == max(alone, key=lambda name: alone[name])
-    assert float(rows[2]["shade/dark"]) == pytest.approx(alone["dark"], abs=1e-4)
-    assert not (tmp_path / f".said{suffix}.part").exists()
+def test_folds_of_another_table_are_refused(clips: Path, tmp_path: Path) -> None:
+    recipe = Recipe.parse(READER + data(clips, 'targets = ["shade"]') + TRAIN)
+    cross_validate(recipe, 2, tmp_path / "folds", print)
+    with (clips / "metadata.csv").open("a", encoding="utf-8") as file:
+        file.write("\n,one more,light,1,person 9,0")
+    with pytest.raises(DataError, match=r"folds.csv: the table or the folds are no longer those of the runs"):
+        cross_validate(recipe, 2, tmp_path / "folds", print)
 
 
-def test_interrupted_it_goes_on(
-    pipeline: Pipeline, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = predicting.predict(pipeline, clips, tmp_path / "whole.jsonl").path.read_text()
-    monkeypatch.setattr(predicting, "BATCH", 4)
-
-    def stop(done: int, total: int) -> None:
-        if done == 8:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        predicting.predict(pipeline, clips, tmp_path / "said.jsonl", stop)
-    part = tmp_path / ".said.jsonl.part"
-    with part.open("a") as file:
-        file.write('{"torn": ')
-    (clips / "0.mp4").unlink()  # were it read again, the table would no longer load
-    assert not (tmp_path / "said.jsonl").exists()
-    shutil.copy(clips / "1.mp4", clips / "0.mp4")
-    done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
-    assert (done.rows, done.failed) == (9, 0)
-    before, after = (([json.loads(x) for x in t.splitlines()]) for t in (whole, done.path.read_text()))
-    assert [row["shade"] for row in before] == [row["shade"] for row in after]
-    assert before[0]["shade/dark"] == pytest.approx(after[0]["shade/dark"], abs=1e-5)
+def test_retrieval_has_no_folds(clips: Path, tmp_path: Path) -> None:
+    recipe = READER.replace("classification", "retrieval").partition("[fusion]")[0] + data(clips) + TRAIN
+    with pytest.raises(RecipeError, match="no space in common"):
+        cross_validate(Recipe.parse(recipe), 2, tmp_path / "folds", print)
 
 
-def test_a_broken_clip_takes_no_other_with_it(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
-    (clips / "3.mp4").write_bytes(b"not a clip")
-    done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
-    rows = read(done.path)
-    assert (done.rows, done.failed) == (9, 1)
-    assert "3.mp4" in rows[3]["error"]
-    assert rows[3]["shade"] is None
-    assert all(row["shade"] in ("dark", "light") for i, row in enumerate(rows) if i != 3)
+def test_segments_of_one_file_are_one_group(tmp_path: Path) -> None:
+    video.write(tmp_path / "a.mp4", torch.zeros(3, 8, 32, 32), fps=8.0)
+    rows = ["file_name,start,end,shade,split", "a.mp4,0,0.5,x,train", "a.mp4,0.5,1,y,train"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    made = assemble.dataset(
+        Recipe.parse(
+            f'task.name = "classification"\ndata = {{ name = "folder", root = "{tmp_path}", targets = ["shade"] }}'
+        )
+    )
+    assert made[0].group == made[1].group != ""
 
 
-def test_a_folder_of_clips_needs_no_table(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
-    (clips / "metadata.csv").unlink()
-    (clips / "deep").mkdir()
-    (clips / "7.mp4").rename(clips / "deep" / "7.mp4")
-    rows = read(predicting.predict(pipeline, clips, tmp_path / "said.csv").path)
-    assert [row["file_name"] for row in rows] == [*(f"{i}.mp4" for i in range(7)), "deep/7.mp4"]
-
-
-def test_what_can_not_be_predicted_is_said(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
-    for source, out, message in (
-        (clips, tmp_path / "said.txt", "expected a name that ends in .csv"),
-        (clips, tmp_path / "none" / "said.csv", "there is no folder"),
-        (tmp_path / "none", tmp_path / "said.csv", "expected a folder of clips or a table"),
-        (tmp_path / "cache", tmp_path / "said.csv", "there is no|no clips in"),
-    ):
-        with pytest.raises(DataError, match=message):
-            predicting.predict(pipeline, source, out)
-    (tmp_path / ".said.csv.part").write_text('{"source": "elsewhere"}\n')
-    with pytest.raises(DataError, match="belongs to another source or other weights"):
-        predicting.predict(pipeline, clips, tmp_path / "said.csv")
+def test_vectors_for_an_encoder_of_words_are_refused(clips: Path, tmp_path: Path) -> None:
+    recipe = READER + data(clips, 'targets = ["shade"]', "folds = 4", 'text_vectors = "vectors.npz:words"')
+    with pytest.raises(RecipeError, match=r"data.text_vectors: given, but encoders.text is word_vectors"):
+        trained(tmp_path / "run", recipe)

@@ -51,7 +51,7 @@ def overrides(recipe: Recipe) -> list[str]:
     if recipe.data.name == "digits":
         found += ['data.root=""', "data.clips=4"]
     if recipe.data.name == "folder":
-        found += ['data.root="made"', "data.size=32", "data.num_frames=2"]
+        found += ['data.root="made"', "data.size=32", "data.num_frames=6"]
     return found
 
 

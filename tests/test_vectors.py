@@ -144,3 +144,17 @@ def test_a_val_split_is_taken_from_train_by_group(tmp_path: Path) -> None:
         Folder(root=str(tmp_path), split="val")
     assert len(Folder(root=str(tmp_path), split="val", val_share=0.2, seed=1)) == 6
     assert len(Folder(root=str(tmp_path), split="test", val_share=0.2)) == 3
+
+
+def test_cells_lead_nowhere_else(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    np.save(tmp_path / "secret.npy", np.ones(4))
+    np.save(inside / "own.npy", np.ones(4))
+    for cell in ("../secret.npy", str(tmp_path / "secret.npy")):
+        with pytest.raises(DataError, match="leads out of the root"):
+            manifest.Vectors(table(inside, f"x,0,{cell},g"), "file")
+    np.save(inside / "wide.npy", np.ones(5))
+    vectors = manifest.Vectors(made := table(inside, "x,0,own.npy,g", "y,0,wide.npy,g"), "file")
+    with pytest.raises(DataError, match="row 2: vectors of width 5, expected 4"):
+        vectors.of(made.rows[1])

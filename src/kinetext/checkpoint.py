@@ -20,7 +20,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -122,12 +122,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
-    """Writes safetensors; floating weights as ``dtype`` where one is given."""
-    ready = {
-        name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for name, tensor in weights.items()
-    }
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes safetensors."""
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with whole(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(ready))
 
@@ -196,6 +193,7 @@ class Run:
             fresh.mkdir(parents=True)
             write(fresh)
             if any(fresh.iterdir()):
+                shutil.rmtree(folder, ignore_errors=True)
                 fresh.replace(folder)
         except OSError as error:
             raise RunError(f"{folder}: could not be written ({error})") from error
@@ -305,10 +303,17 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def pack(run: Run, folder: Path, recipe: Recipe, *, dtype: torch.dtype | None = torch.float16) -> Run:
-    """Writes a small copy of a run to share: ``recipe``, and the run's meta and weights in use."""
+def pack(run: Run, folder: Path, recipe: Recipe, halved: Collection[str]) -> Run:
+    """Writes a small copy of a run to share: ``recipe``, and the run's meta and weights in use.
+
+    Args:
+        halved: names of the weights that are written in 16 bits, where these can hold them.
+    """
     packed = Run.create(folder, recipe, run.meta)
-    write_weights(folder / "model.safetensors", run.weights(), dtype)
+    weights = run.weights()
+    small = {name: weights[name].half() for name in halved if weights[name].is_floating_point()}
+    weights |= {name: half for name, half in small.items() if half.isfinite().all()}
+    write_weights(folder / "model.safetensors", weights)
     if (run.path / "kept").is_dir():
         shutil.copytree(run.path / "kept", folder / "kept")
     return packed

@@ -25,8 +25,6 @@ app = typer.Typer(
 data = typer.Typer(help="Make and look at datasets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
-_MOST_CLASSES = 30  # of a column whose classes are listed one by one
-
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a shipped model such as digits.")]
 Changes = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="What to change in the recipe.")
@@ -110,6 +108,8 @@ def predict(
 
     if (source is None) != (out is None) or (source is not None and (video or text)):
         raise typer.BadParameter("expected --video, --text or both; or a source and --out")
+    if source is not None and as_json:
+        raise typer.BadParameter("--json: of a source, --out said.jsonl writes JSON")
     pipeline = Pipeline.load(run, device)
     if source is not None and out is not None:
         from kinetext.apps import predicting
@@ -202,13 +202,17 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure a model on held-out data, and note the numbers in its card; or cross-validate its recipe by group."""
+    overrides = [*(changes or ()), *([] if samples is None else [f"evaluate.samples={samples}"])]
     if folds is not None:
-        _cross_validate(run, changes or (), folds, out, as_json)
+        if device is not None:
+            raise typer.BadParameter("--device: folds are trained where accelerate puts them; leave it out")
+        _cross_validate(run, overrides, folds, out, as_json)
         return
+    if out is not None:
+        raise typer.BadParameter("--out: only with --folds; an evaluation is noted in the run itself")
     from kinetext.apps import terminal
     from kinetext.report import judge
 
-    overrides = [*(changes or ()), *([] if samples is None else [f"evaluate.samples={samples}"])]
     with terminal.progress("clips") as progress:
         found, kept = judge(run, overrides, device, progress)
     if as_json:

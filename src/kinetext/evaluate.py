@@ -98,7 +98,7 @@ def evaluate(
         found = found.joined(Evaluation({f"{split}/psnr": psnr}))
     if reader and isinstance(task, TextToVideo):
         batches = assemble.plain_batches(recipe, run.meta, held_out, limit=recipe.evaluate.samples)
-        shown = int(found.numbers["samples"])
+        shown = min(recipe.evaluate.samples or len(held_out), len(held_out))
         found = found.joined(Evaluation(reader.judge(task, batches, recipe, shown, progress)))
     return found
 
@@ -128,6 +128,14 @@ class Tally:
             total, rows = feed(task, (b.without(absent) if absent else b for b in batches), side.metrics, self.recipe)
             side.total, side.rows = side.total + total, side.rows + rows
         self.samples += min(self.recipe.evaluate.samples or len(held_out), len(held_out))
+
+    def take(self, other: Tally) -> None:
+        """Counts what ``other`` has counted too."""
+        for mine, theirs in zip(self.sides, other.sides, strict=True):
+            mine.total, mine.rows = mine.total + theirs.total, mine.rows + theirs.rows
+            for metric, same in zip(mine.metrics, theirs.metrics, strict=True):
+                metric.take(same)
+        self.samples += other.samples
 
     def found(self) -> Evaluation:
         """Everything that was counted."""
@@ -245,6 +253,8 @@ SIDES: Mapping[str, str] = {
     "generated": "generated",
     "real": "real clips",
     "folds": "deviation over folds",
+    "folds/text_only": "deviation, text only",
+    "folds/video_only": "deviation, video only",
 }
 
 

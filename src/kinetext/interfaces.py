@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Generator as Rng
@@ -179,6 +179,7 @@ class Dataset(ABC):
     video_shape: Shape | None = None  # (C, T, H, W) of every clip, None without video
     fps: float = 0.0  # frames a second of the sampled clips, 0 where it varies
     splits: tuple[str, ...] = ("train", "val", "test")  # those that have samples
+    fixed_text: bool = False  # whether the text of an index is the same in every epoch
     fixed: bool = False  # whether the video of an index is the same in every epoch
     vector_dims: Mapping[Modality, int] = {}  # modality -> width of the precomputed vectors that stand for it
 
@@ -218,8 +219,14 @@ class Dataset(ABC):
 class Metric(ABC):
     """Collects predictions and says numbers."""
 
+    errors: ClassVar[frozenset[str]] = frozenset()  # last parts of the names of those that are better when smaller
+
     @abstractmethod
     def update(self, prediction: Prediction, batch: Batch) -> None: ...
+
+    @abstractmethod
+    def take(self, other: Self) -> None:
+        """Adds what another one of the same kind was told."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]: ...

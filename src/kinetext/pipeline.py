@@ -22,7 +22,7 @@ from kinetext.tasks.retrieval import Retrieval
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.text import Tokenizer
 from kinetext.tokenizers import PretrainedTokenizer
-from kinetext.types import MODALITIES, Batch, DataError, Progress, RunError, Sample, check_between, joined
+from kinetext.types import MODALITIES, Batch, DataError, Modality, Progress, RunError, Sample, check_between, joined
 
 Answer = dict[str, dict[str, float] | float]  # column -> class -> probability, or column -> number
 
@@ -137,13 +137,13 @@ class Pipeline:
 
     def predict(
         self,
-        text: str | Sequence[str | None] | None = None,
+        text: str | Tensor | Sequence[str | Tensor | None] | None = None,
         video: str | Path | Tensor | Sequence[str | Path | Tensor | None] | None = None,
     ) -> list[Answer]:
         """What the model reads in texts, clips or pairs: probabilities of classes, or numbers. What is None is absent.
 
         Args:
-            text: one, or a list.
+            text: one, or a list; for a model of precomputed vectors, those, ``(L, D)``.
             video: a file, or ``(C, T, H, W)`` float32 in [-1, 1] of the model's own shape; for a model of precomputed
                 vectors, those, ``(L, D)``. One, or a list as long as ``text``.
 
@@ -151,12 +151,12 @@ class Pipeline:
             DataError: nothing given, something that this model does not read, or a clip that can't be used.
             RunError: the model neither classifies nor predicts numbers.
         """
-        self._must_answer()
+        self.answering()
         return [self.answers([sample])[0] for sample in self._samples(text, video)]
 
     def embed(
         self,
-        text: str | Sequence[str | None] | None = None,
+        text: str | Tensor | Sequence[str | Tensor | None] | None = None,
         video: str | Path | Tensor | Sequence[str | Path | Tensor | None] | None = None,
     ) -> list[dict[str, Tensor]]:
         """Texts, clips or pairs as vectors: "text" and "video" of length 1 in the space that a retrieval model shares; of
@@ -193,7 +193,7 @@ class Pipeline:
             DataError: a sample without anything that this model reads.
             RunError: the model neither classifies nor predicts numbers.
         """
-        task = self._must_answer()
+        task = self.answering()
         with runtime.autocast(self.run.recipe.train.precision, self.device):
             made = task.predict(self._batch(samples), rng=runtime.rng(0, "predict"))
         found: list[Answer] = [{} for _ in samples]
@@ -252,7 +252,12 @@ class Pipeline:
         if length > most:
             warnings.warn(f"{self.name} reads {most} tokens, the rest of {length} is cut", TextWarning, stacklevel=4)
 
-    def _must_answer(self) -> Classification | Regression:
+    def answering(self) -> Classification | Regression:
+        """The task, which classifies or predicts numbers.
+
+        Raises:
+            RunError: it does neither.
+        """
         if not isinstance(self.task, Classification | Regression):
             raise RunError(
                 f"{self.name}: its task is {self.run.recipe.task.name}, expected classification or regression"
@@ -261,10 +266,10 @@ class Pipeline:
 
     def _samples(
         self,
-        text: str | Sequence[str | None] | None,
+        text: str | Tensor | Sequence[str | Tensor | None] | None,
         video: str | Path | Tensor | Sequence[str | Path | Tensor | None] | None,
     ) -> list[Sample]:
-        texts: Sequence[str | None] = [text] if text is None or isinstance(text, str) else text
+        texts: Sequence[str | Tensor | None] = [text] if text is None or isinstance(text, (str, Tensor)) else text
         videos = [video] if video is None or isinstance(video, (str, Path, Tensor)) else video
         texts = [None] * len(videos) if text is None else texts
         videos = [None] * len(texts) if video is None else videos
@@ -272,23 +277,31 @@ class Pipeline:
             raise DataError(f"predict: {len(texts)} texts and {len(videos)} clips, expected as many of each")
         return [self._sample(f"input {i}", t, v) for i, (t, v) in enumerate(zip(texts, videos, strict=True))]
 
-    def _sample(self, key: str, text: str | None, clip: str | Path | Tensor | None) -> Sample:
+    def _sample(self, key: str, text: str | Tensor | None, clip: str | Path | Tensor | None) -> Sample:
         """One input as the model reads it."""
-        text = text if text is not None and text.strip() else None
+        text = None if isinstance(text, str) and not text.strip() else text
         if text is None and clip is None:
             raise DataError(f"{key}: neither text nor video, expected one or both")
         reads = self.run.recipe.encoders
         for modality, present in (("text", text is not None), ("video", clip is not None)):
             if present and modality not in reads:
                 raise DataError(f"{key}: {self.name} reads no {modality}, only {joined(sorted(reads))}")
-        if text is not None and self.tokenizer is not None:
-            self._warn(text)
-        if "video" in self.run.meta.vector_dims and clip is not None:
-            if not isinstance(clip, Tensor):
-                raise DataError(f"{key}: {self.name} reads precomputed vectors, expected a tensor (L, D) for video")
-            return Sample(key, text=text, vectors={"video": clip})
+        vectors: dict[Modality, Tensor] = {}
+        given: tuple[tuple[Modality, object], ...] = (("text", text), ("video", clip))
+        for name, one in given:
+            if one is not None and name in self.run.meta.vector_dims:
+                if not isinstance(one, Tensor):
+                    raise DataError(
+                        f"{key}: {self.name} reads precomputed vectors, expected a tensor (L, D) for {name}"
+                    )
+                vectors[name] = one
+        if isinstance(text, Tensor) and "text" not in vectors:
+            raise DataError(f"{key}: {self.name} reads written text, expected a string")
+        written = text if isinstance(text, str) and "text" not in vectors else None
+        if written is not None:
+            self._warn(written)
         seen = self.clip(clip) if isinstance(clip, (str, Path)) else clip
-        return Sample(key, video=seen, text=text)
+        return Sample(key, video=None if "video" in vectors else seen, text=written, vectors=vectors)
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
         batch = self._collate(samples).to(self.device)

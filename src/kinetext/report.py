@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import kinetext
 from kinetext import assemble, checkpoint, runtime
 from kinetext.checkpoint import Run, write_text
@@ -60,7 +58,9 @@ def pack(name: str | Path, folder: Path, overrides: Sequence[str] = (), *, half:
     """
     run = assemble.open_run(str(name))
     recipe = assemble.with_data(run.recipe, overrides)
-    packed = checkpoint.pack(run, folder, recipe, dtype=torch.float16 if half else None)
+    # running statistics, and the scale of a column of numbers, need all their bits
+    halved = [name for name, _ in assemble.restore(run).named_parameters()] if half else []
+    packed = checkpoint.pack(run, folder, recipe, halved)
     write_text(folder / "README.md", card(packed))
     return packed.path
 
@@ -218,6 +218,8 @@ def _usage(run: Run) -> list[str]:
         return [f'kinetext generate "..." --model {path} -o clip.mp4', evaluation]
     if run.recipe.task.name in ("classification", "regression", "retrieval"):
         verb = "embed" if run.recipe.task.name == "retrieval" else "predict"
+        if run.meta.vector_dims and verb == "predict":
+            return [f"kinetext predict {path} metadata.csv --out said.csv", evaluation]
         gives = {"video": "--video clip.mp4", "text": '--text "..."'}
         return [f"kinetext {verb} {path} {' '.join(gives[m] for m in sorted(run.recipe.encoders))}", evaluation]
     return [evaluation]

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -279,8 +279,7 @@ def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool
                 f"val/loss: {numbers['val/loss']} after step {trainer.step}; lower train.lr or set train.clip. "
                 "The last saved state is untouched"
             )
-        # a loss is better when smaller, everything else that one may name here when larger
-        score = numbers[name] if name == "val/loss" else -numbers[name]
+        score = numbers[name] if assemble.is_error(trainer.task, name) else -numbers[name]
         if score < trainer.best:
             trainer.best, trainer.stale = score, 0
             if trainer.accelerator.is_main_process:
@@ -363,9 +362,14 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
     # killed before the first save: begin again, from the same starting weights
     meta = run.meta if run.saved() else replace(run.meta, kept=None)
     task = assemble.task(run.recipe, meta, data)
-    if not run.saved():
-        assemble.keep(run, task)
+    state = run.load()
+    if state is None:
+        if PartialState().is_main_process:
+            assemble.keep(run, task)
         assemble.start_weights(task, run.recipe, run.meta, assemble.open_run)
+    else:
+        with suppress(RuntimeError):  # what does not fit is told where the rest is restored
+            task.load_state_dict(state.model)  # before frozen encoders are run
     held_out = assemble.dataset(run.recipe, "val")
     _check_judging(run.recipe, run.meta, task, held_out)
     return _train(run, task, data, held_out, quiet=quiet)
@@ -380,9 +384,7 @@ def _train(run: Run, task: Task, data: Dataset, held_out: Dataset, *, quiet: boo
     fit(
         task,
         recipe.train,
-        assemble.train_batches(
-            recipe, run.meta, data, encoded=dims, rank=ranks.process_index, ranks=ranks.num_processes
-        ),
+        assemble.train_batches(recipe, run.meta, data, dims, rank=ranks.process_index, ranks=ranks.num_processes),
         run,
         validate=judge.validate,
         draw=judge.draw_into(run.path / "samples"),

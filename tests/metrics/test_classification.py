@@ -143,7 +143,7 @@ def test_resampled_numbers_are_those_of_repeated_rows(
     for column, (probabilities, labels) in ((ONE, single), (MANY, several)):
         rows = fed(column, probabilities, labels)._columns[column.name]
         repeated = fed(column, probabilities.repeat_interleave(times, 0), labels.repeat_interleave(times, 0)).compute()
-        for number, value in rows.weighted(times.double()).items():
+        for number, value in rows.weigher()(times.double()).items():
             assert value == pytest.approx(repeated[f"{column.name}/{number}"]), number
 
 

@@ -88,3 +88,10 @@ def test_intervals_of_recalls() -> None:
     share = numbers["text_to_video/r1"]
     assert 0.05 < share < 0.95
     assert high - low == pytest.approx(2 * 1.96 * (share * (1 - share) / 80) ** 0.5, rel=0.25)
+
+
+def test_samples_without_a_text_match_only_themselves() -> None:
+    x = torch.eye(4)
+    numbers = fed(x, x[[1, 0, 2, 3]], ("", "", "", "")).compute()
+    assert numbers["text_to_video/r1"] == 0.5
+    assert numbers["chance_r1"] == 0.25

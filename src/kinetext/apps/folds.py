@@ -13,7 +13,7 @@ from kinetext import assemble, manifest, report, runtime, train
 from kinetext.checkpoint import Run, write_text
 from kinetext.config import Recipe
 from kinetext.evaluate import Evaluation, Tally
-from kinetext.types import RecipeError
+from kinetext.types import DataError, RecipeError
 
 Say = Callable[[str], None]
 
@@ -54,6 +54,7 @@ def cross_validate(recipe: Recipe, folds: int | Literal["group"], out: Path, say
     groups = len(set(manifest.groups(table.rows)))
     many = groups if folds == "group" else folds
     manifest.with_fold(table, 0, many, seed=args["seed"])  # refuses a wrong number before anything is trained
+    _same_folds(out / "folds.csv", table, many, args["seed"])
     tally, each = None, []
     for fold in range(many):
         path = out / f"fold-{fold:02}"
@@ -61,15 +62,37 @@ def cross_validate(recipe: Recipe, folds: int | Literal["group"], out: Path, say
         run = _trained(recipe.changed([f"data.folds={many}", f"data.fold={fold}"]), path)
         task, held_out = assemble.restore(run).to(runtime.device()), assemble.dataset(run.recipe, "val")
         tally = tally or Tally(task, run.recipe, "val")
-        tally.add(task, run.meta, held_out)
         alone = Tally(task, run.recipe, "val")
         alone.add(task, run.meta, held_out)
         each.append(dict(alone.found().numbers))
+        tally.take(alone)
     assert tally is not None
     result = CrossValidated(tally.found().joined(Evaluation(_spread(each))), tuple(each))
     write_text(out / "evaluation.json", json.dumps({**asdict(result.found), "folds": each}, ensure_ascii=False) + "\n")
     write_text(out / "report.html", report.folds_page(out.name, result.found, each, recipe))
     return result
+
+
+def _same_folds(path: Path, table: manifest.Manifest, many: int, seed: int) -> None:
+    """Writes down which row is held out in which fold; what stands there already has to be the same, or models would
+    be judged on what they were trained on.
+    """
+    place: dict[int, int] = {}
+    for fold in range(many):
+        place |= {row.number: fold for row in manifest.with_fold(table, fold, many, seed=seed).where("val")}
+    lines = [
+        f"{row.number},{json.dumps(row.file or row.text, ensure_ascii=False)},{place[row.number]}" for row in table.rows
+    ]
+    text = "\n".join(["row,what,fold", *lines]) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise DataError(
+            f"{path}: the table or the folds are no longer those of the runs beside it; choose another --out"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path.parent}: can't be made ({error})") from error
+    write_text(path, text)
 
 
 def _trained(recipe: Recipe, path: Path) -> Run:
@@ -83,6 +106,8 @@ def _trained(recipe: Recipe, path: Path) -> Run:
 
 
 def _check(recipe: Recipe) -> None:
+    if recipe.task.name == "retrieval":
+        raise RecipeError("task.name: retrieval, and the models of folds have no space in common to search in")
     if "folds" not in recipe.data.args:
         raise RecipeError(f"data.name: {recipe.data.name!r} has no groups to make folds of, expected folder")
     for name, value in (("eval_every", recipe.train.eval_every), ("patience", recipe.train.patience)):

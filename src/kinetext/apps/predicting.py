@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,15 +53,14 @@ def predict(pipeline: Pipeline, source: Path, out: Path, progress: Progress | No
         raise DataError(f"out: {out}, expected a name that ends in {joined(FORMATS)}")
     if not out.parent.is_dir():
         raise DataError(f"out: there is no folder {out.parent}")
-    root, rows = _rows(source)
+    root, rows = _rows(source, pipeline.run.recipe.data.args.get("multi", ()))
     reads = _Reader(pipeline, root, rows)
     part = out.with_name(f".{out.name}.part")
-    title = {"source": str(source.resolve()), "weights": pipeline.weights_sha256, "rows": len(rows.rows)}
-    done = _begun(part, title)
+    seen = hashlib.sha256(repr([(row, _stamp(root, row)) for row in rows.rows]).encode()).hexdigest()
+    title = {"source": str(source.resolve()), "weights": pipeline.weights_sha256, "rows": seen}
     try:
+        done = _begun(part, title)
         with part.open("a", encoding="utf-8") as file:
-            if not done:
-                file.write(json.dumps(title) + "\n")
             for start in range(len(done), len(rows.rows), BATCH):
                 for line in reads.lines(rows.rows[start : start + BATCH]):
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -80,8 +80,13 @@ class _Reader:
 
     def __init__(self, pipeline: Pipeline, root: Path, table: manifest.Manifest) -> None:
         self.pipeline, self.root, self.recipe = pipeline, root, pipeline.run.recipe
+        self.targets = pipeline.answering().targets
         args = self.recipe.data.args
         self.text = args.get("text", "text")
+        if "text" in self.recipe.encoders and self.text not in ("", "text", *table.columns):
+            raise DataError(
+                f"{table.path}: no text column {self.text!r}, which {pipeline.name} reads; it has {joined(table.columns)}"
+            )
         modalities: tuple[Modality, ...] = ("text", "video")
         self.vectors = {
             modality: manifest.Vectors(
@@ -90,8 +95,7 @@ class _Reader:
             for modality in modalities
             if modality in pipeline.run.meta.vector_dims
         }
-        columns = pipeline.run.meta.targets
-        self.blank = [n for c in columns for n in (c.name, *(f"{c.name}/{k}" for k in c.classes))]
+        self.blank = [n for c in self.targets for n in (c.name, *(f"{c.name}/{k}" for k in c.classes))]
 
     def lines(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         """A line for each row; a row that fails takes no other with it."""
@@ -129,7 +133,7 @@ class _Reader:
         line: dict[str, Any] = {"file_name": row.file, "text": row.text, "start": row.start, "end": row.end}
         cells: dict[str, Any] = dict.fromkeys(self.blank)
         if not isinstance(answer, str):
-            several = {c.name for c in self.pipeline.run.meta.targets if c.multi}
+            several = {c.name for c in self.targets if c.multi}
             for column, said in answer.items():
                 cells |= _cells(column, said, column in several)
         return {**line, **cells, "error": answer if isinstance(answer, str) else None}
@@ -143,12 +147,12 @@ def _cells(column: str, said: Mapping[str, float] | float, several: bool) -> dic
     return {column: best, **{f"{column}/{name}": round(p, 6) for name, p in said.items()}}
 
 
-def _rows(source: Path) -> tuple[Path, manifest.Manifest]:
-    """The folder that files are in, and the rows."""
+def _rows(source: Path, multi: Sequence[str]) -> tuple[Path, manifest.Manifest]:
+    """The folder that files are in, and the rows; a file that is missing is told in its own row."""
     if source.is_file():
-        return source.parent, manifest.load(source.parent, manifest=source.name)
+        return source.parent, manifest.load(source.parent, manifest=source.name, multi=multi, whole=False)
     if any((source / name).is_file() for name in manifest.TABLES):
-        return source, manifest.load(source)
+        return source, manifest.load(source, multi=multi, whole=False)
     if not source.is_dir():
         raise DataError(f"source: there is no {source}, expected a folder of clips or a table")
     files = sorted(p for p in source.rglob("*") if p.suffix.lower() in video.SUFFIXES and not p.name.startswith("."))
@@ -159,18 +163,25 @@ def _rows(source: Path) -> tuple[Path, manifest.Manifest]:
     return source, manifest.Manifest(source, source, ("file_name",), (), rows)
 
 
+def _stamp(root: Path, row: Row) -> tuple[int, int] | None:
+    """What tells a file that was changed."""
+    path = root / row.file if row.file else None
+    found = path.stat() if path and path.is_file() else None
+    return (found.st_size, found.st_mtime_ns) if found else None
+
+
 def _begun(part: Path, title: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The whole lines of an interrupted run; a torn last one is cut off."""
-    if not part.is_file():
-        return []
-    whole = [line for line in part.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    lines = [json.loads(line) for line in whole]
-    if not lines:
-        part.unlink()
-        return []
-    if lines[0] != title:
-        raise DataError(f"{part}: belongs to another source or other weights; delete it, or choose another --out")
-    write_text(part, "".join(whole))
+    """The whole lines of an interrupted run; a torn last one is cut off. Begins the file where there is none."""
+    whole = part.read_bytes().split(b"\n")[:-1] if part.is_file() else []
+    try:
+        lines = [json.loads(line) for line in whole]
+    except ValueError as error:
+        raise DataError(f"{part}: damaged ({error}); delete it, and all rows are read again") from error
+    if lines and lines[0] != title:
+        raise DataError(
+            f"{part}: belongs to another source, other rows or other weights; delete it, or choose another --out"
+        )
+    write_text(part, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines or [title]))
     return lines[1:]
 
 

@@ -4,7 +4,7 @@ from kinetext.assemble.catalog import ROLES, WIRED, find, resolve, with_data
 from kinetext.assemble.encoding import encoded
 from kinetext.assemble.loading import collate, dataset, describe, plain_batches, tokenizer, train_batches
 from kinetext.assemble.runs import device, open_path, open_run
-from kinetext.assemble.tasks import clip_reader, keep, metrics, restore, start_weights, task
+from kinetext.assemble.tasks import clip_reader, is_error, keep, metrics, restore, start_weights, task
 
 __all__ = [
     "ROLES",
@@ -16,6 +16,7 @@ __all__ = [
     "device",
     "encoded",
     "find",
+    "is_error",
     "keep",
     "metrics",
     "open_path",

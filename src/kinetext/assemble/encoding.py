@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import cast
 
@@ -12,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+import kinetext
 from kinetext import runtime
-from kinetext.assemble.loading import collate
+from kinetext.assemble.loading import collate, tokenizer
 from kinetext.checkpoint import Meta
 from kinetext.config import Recipe
 from kinetext.datasets.encoded import Encoded
@@ -61,7 +64,7 @@ def encoded(
             for modality, one in found.items()
         }
 
-    names = {modality: _name(recipe, meta, modality, encoder) for modality, encoder in kept.items()}
+    names = {modality: _name(recipe, meta, modality, encoder, device) for modality, encoder in kept.items()}
     dims = {modality: encoder.dim for modality, encoder in kept.items()}
     return Encoded(data, names, make, cache_folder() / "encoded", progress), dims
 
@@ -70,13 +73,28 @@ def _once(modality: Modality, encoder: Encoder, data: Dataset) -> bool:
     """Whether what an encoder makes of a sample is always the same, and can be found again."""
     if encoder.reads_vectors:
         return False
-    return modality == "text" or (data.fixed and any(data.fingerprint(index) for index in range(len(data))))
+    if modality == "text":
+        return data.fixed_text
+    return data.fixed and any(data.fingerprint(index) for index in range(len(data)))
 
 
-def _name(recipe: Recipe, meta: Meta, modality: Modality, encoder: Encoder) -> str:
+def _name(recipe: Recipe, meta: Meta, modality: Modality, encoder: Encoder, device: torch.device) -> str:
     """What tells an encoder from all others: its options, its weights, and how it is fed."""
     weights = {name: tensor.cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     digest = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
-    fed = (recipe.text, meta.vocabulary) if modality == "text" else meta.video_shape
+    words = tokenizer(recipe, meta) if modality == "text" else None
+    fed = (recipe.text, words.vocabulary) if words else meta.video_shape
     options = sorted(recipe.encoders[modality].args.items())
-    return repr((recipe.encoders[modality].name, options, digest, fed, recipe.train.precision, torch.__version__))
+    in_16_bits = recipe.train.precision == "bf16" or (
+        recipe.train.precision == "auto" and runtime.has_fast_bf16(device)
+    )
+    return repr((recipe.encoders[modality].name, options, digest, fed, in_16_bits, device.type, _versions()))
+
+
+def _versions() -> list[str]:
+    """Of everything whose change may change features."""
+    found = [f"kinetext {kinetext.__version__}"]
+    for library in ("torch", "torchvision", "transformers", "av"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{library} {version(library)}")
+    return found

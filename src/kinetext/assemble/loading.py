@@ -41,8 +41,10 @@ def tokenizer(recipe: Recipe, meta: Meta) -> Tokenizer | PretrainedTokenizer | N
     component = recipe.encoders.get("text")
     if component is None or not find("encoders", component.name).own_tokenizer:
         return None
-    source = meta.kept / "encoders.text" if meta.kept else component.args["model"]
-    return PretrainedTokenizer(source, recipe.text.max_tokens)
+    if meta.kept:
+        return PretrainedTokenizer(meta.kept / "encoders.text", recipe.text.max_tokens)
+    args = component.args
+    return PretrainedTokenizer(args["model"], recipe.text.max_tokens, revision=args["revision"])
 
 
 def collate(recipe: Recipe, meta: Meta, encoded: Mapping[Modality, int] | None = None) -> Collate:
@@ -60,8 +62,8 @@ def train_batches(
     recipe: Recipe,
     meta: Meta,
     data: Dataset,
-    *,
     encoded: Mapping[Modality, int] | None = None,
+    *,
     rank: int = 0,
     ranks: int = 1,
 ) -> Callable[[int], Iterator[Batch]]:

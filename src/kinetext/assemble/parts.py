@@ -64,6 +64,8 @@ class Parts:
             if modality not in self.meta.vector_dims:
                 raise RecipeError(f"encoders.{modality}: {name} reads vectors; set data.{modality}_vectors")
             return {"modality": modality, "vector_dim": self.meta.vector_dims[modality]}
+        if modality in self.meta.vector_dims:
+            raise RecipeError(f"data.{modality}_vectors: given, but encoders.{modality} is {name}, expected features")
         if modality == "video":
             channels, frames, height, _ = self.shape()
             return {"channels": channels, "num_frames": frames, "size": height}

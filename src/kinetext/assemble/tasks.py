@@ -44,6 +44,12 @@ def restore(run: Run) -> Task:
     return built.eval()
 
 
+def is_error(built: Task, name: str) -> bool:
+    """Whether a number such as "val/loss" or "val/score/mae" is better when it is smaller."""
+    errors = {"loss"}.union(*(metric.errors for metric in metrics(built)))
+    return name.rpartition("/")[2] in errors
+
+
 def keep(run: Run, built: Task) -> None:
     """Writes into a run's folder what rebuilds its pretrained encoders, and their licences into its card."""
     licences = []
@@ -140,6 +146,8 @@ def _retrieval(parts: Parts) -> Task:
         raise RecipeError(
             f"fusion: {parts.recipe.fusion.name}, but retrieval keeps text and video apart; expected none"
         )
+    if parts.recipe.train.batch < 2:
+        raise RecipeError("train.batch: 1, expected >= 2: retrieval learns from what does not belong together")
     return Retrieval(parts.encoders(("text", "video")), **parts.recipe.task.args)
 
 

@@ -16,6 +16,7 @@ from kinetext.runtime import whole_file
 from kinetext.types import DataError, Modality, Progress, Sample
 
 CHUNK = 16  # samples that are encoded together
+MEMORY = 2**30  # bytes of features that one process keeps at hand
 Encode = Callable[[Sequence[Sample]], Mapping[Modality, Sequence[Tensor]]]
 
 
@@ -53,6 +54,7 @@ class Encoded(Dataset):
         self._files = [self._places(index) for index in range(len(data))]
         self._fill(encode, progress)
         self._read: dict[Path, Tensor] = {}
+        self._read_bytes = 0
 
     def __len__(self) -> int:
         return len(self.data)
@@ -91,7 +93,8 @@ class Encoded(Dataset):
         missing = [index for index, files in enumerate(self._files) if not all(f.is_file() for f in files.values())]
         for start in range(0, len(missing), CHUNK):
             some = missing[start : start + CHUNK]
-            made = encode([self.data[index] for index in some])
+            read = self.data.__getitem__ if "video" in self.names else self.data.still
+            made = encode([read(index) for index in some])
             for place, index in enumerate(some):
                 for modality, path in self._files[index].items():
                     _write(path, made[modality][place])
@@ -99,12 +102,16 @@ class Encoded(Dataset):
                 progress(min(start + CHUNK, len(missing)), len(missing))
 
     def _features(self, path: Path) -> Tensor:
-        if path not in self._read:
-            try:
-                self._read[path] = safetensors.torch.load_file(path)["features"]
-            except (OSError, KeyError, safetensors.SafetensorError) as error:
-                raise DataError(f"{path}: can't be read ({error}); delete it, and it is made again") from error
-        return self._read[path]
+        if path in self._read:
+            return self._read[path]
+        try:
+            found = safetensors.torch.load_file(path)["features"]
+        except (OSError, KeyError, safetensors.SafetensorError) as error:
+            raise DataError(f"{path}: can't be read ({error}); delete it, and it is made again") from error
+        if self._read_bytes + found.nbytes <= MEMORY:
+            self._read[path] = found
+            self._read_bytes += found.nbytes
+        return found
 
 
 def _hash(text: str) -> str:

@@ -94,22 +94,21 @@ class Folder(Dataset):
     ) -> None:
         _check(split, targets, multi, num_frames, size, channels, sampling, clip_seconds, fit, crop_jitter, val_share)
         _check_numeric(targets, multi, numeric)
+        video.check_region(region)
         table = tables.load(root, manifest=manifest or None, multi=multi)
         table = tables.with_fold(table, fold, folds, seed=seed) if folds else tables.with_splits(table, seed=seed)
         table = tables.with_val(table, val_share, seed=seed) if val_share else table
         _check_text(table, text)
         self.table, self.root, self.text = table, Path(root), text
         self.rows = table.where(split)
-        has = {name: len(table.where(name)) for name in tables.SPLITS}
-        if not self.rows:
-            hint = "; data.val_share takes some of the train rows" if split == "val" else ""
-            raise DataError(f"split: {table.path} has no {split} rows; it has {has}{hint}")
-        self.splits = tuple(name for name in tables.SPLITS if has[name])
+        self._groups = dict(zip([row.number for row in table.rows], tables.groups(table.rows), strict=True))
+        self.splits = _splits(table, split)
         self.num_frames, self.size, self.channels = num_frames, size, channels
         self.clip_seconds, self.fit, self.region, self.seed = clip_seconds, fit, region, seed
         training = split == "train"
         self.random_window = training and sampling == "random"
         self.flip, self.crop_jitter = training and flip, crop_jitter if training else 0.0
+        self.fixed_text = True
         self.fixed = not (self.random_window or self.flip or self.crop_jitter)
         self.cache = cache and not self.random_window
         self.targets = tuple(_target(table, name, multi, numeric) for name in targets)
@@ -145,7 +144,7 @@ class Folder(Dataset):
             text=self._text(row),
             labels={name: names for name, names in labels.items() if names},
             weight=row.weight,
-            group=row.group,
+            group=self._groups[row.number],
             vectors={modality: one for modality, one in vectors.items() if one is not None},
         )
 
@@ -291,6 +290,15 @@ def _vectors(table: tables.Manifest, sources: Mapping[Modality, str], row: str) 
         for modality, source in sources.items()
         if source
     }
+
+
+def _splits(table: tables.Manifest, asked: tables.Split) -> tuple[str, ...]:
+    """The splits that have rows; the one that is asked for has to be among them."""
+    has = {name: len(table.where(name)) for name in tables.SPLITS}
+    if not has[asked]:
+        hint = "; data.val_share takes some of the train rows" if asked == "val" else ""
+        raise DataError(f"split: {table.path} has no {asked} rows; it has {has}{hint}")
+    return tuple(name for name in tables.SPLITS if has[name])
 
 
 def _check_numeric(targets: tuple[str, ...], multi: tuple[str, ...], numeric: tuple[str, ...]) -> None:

@@ -91,10 +91,12 @@ class FrameCNN(Encoder):
         kept: Path | None = None,
     ) -> None:
         super().__init__()
-        if dim % 2 or dim % heads:
+        if heads < 1 or dim < 2 or dim % 2 or dim % heads:
             raise RecipeError(f"encoders.video.dim: {dim}, expected an even multiple of heads = {heads}")
         if not 0 <= dropout < 1:
             raise RecipeError(f"encoders.video.dropout: {dropout}, expected 0 <= dropout < 1")
+        if temporal == "conv" and num_frames < 5:
+            raise RecipeError(f'data.num_frames: {num_frames}, expected >= 5 with encoders.video.temporal = "conv"')
         if temporal == "lstm" and depth < 1:
             raise RecipeError(f'encoders.video.depth: {depth}, expected >= 1 with temporal = "lstm"')
         self.dim, self.view = dim, view

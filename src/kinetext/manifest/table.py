@@ -100,13 +100,16 @@ class Manifest:
         return tuple(sorted(found))
 
 
-def load(root: str | Path, *, manifest: str | Path | None = None, multi: Sequence[str] = ()) -> Manifest:
+def load(
+    root: str | Path, *, manifest: str | Path | None = None, multi: Sequence[str] = (), whole: bool = True
+) -> Manifest:
     """Reads and checks the table of a folder.
 
     Args:
         root: the folder.
         manifest: the table, relative to ``root`` or absolute; None looks for metadata.csv, .jsonl or .parquet.
         multi: label columns whose cells hold several classes, separated by "|" (or lists, in jsonl and parquet).
+        whole: whether it is to be learned from: every column of ``multi`` and every file has to be there.
 
     Raises:
         DataError: with every problem's row, up to five of them.
@@ -114,13 +117,14 @@ def load(root: str | Path, *, manifest: str | Path | None = None, multi: Sequenc
     root = Path(root)
     path = _table(root, manifest)
     columns, cells = _read(path)
+    multi = multi if whole else [name for name in multi if name in columns]
     _check_columns(path, columns, multi)
     if not cells:
         raise DataError(f"{path}: no rows, expected at least one")
     problems: list[str] = []
     blank = dict.fromkeys(columns)  # a jsonl row may lack some
     rows = [_row(number, {**blank, **row}, multi, problems) for number, row in enumerate(cells, 1)]
-    problems += _missing(root, rows)
+    problems += _missing(root, rows) if whole else []
     if not problems:
         problems += _leaks(rows)
     if problems:
@@ -257,7 +261,7 @@ def _row(number: int, raw: Mapping[str, object], multi: Sequence[str], problems:
     start, end, weight = (_number(name, cells.get(name, ""), found) for name in ("start", "end", "weight"))
     file, text, split = cells.get("file_name", ""), cells.get("text", ""), cells.get("split", "")
     if file:
-        found += _escapes(file)
+        found += escapes(file)
     elif not text:
         found.append("has neither file_name nor text")
     elif start is not None or end is not None:
@@ -308,7 +312,7 @@ def _number(name: str, cell: str, found: list[str]) -> float | None:
     return None
 
 
-def _escapes(file: str) -> list[str]:
+def escapes(file: str) -> list[str]:
     """A file outside the root is refused, also where it exists: a table must not reach into other folders."""
     depth = 0
     for part in PurePosixPath(file).parts:
@@ -319,7 +323,7 @@ def _escapes(file: str) -> list[str]:
 
 
 def _missing(root: Path, rows: Iterable[Row]) -> list[str]:
-    files = list(dict.fromkeys(row.file for row in rows if row.file and not _escapes(row.file)))
+    files = list(dict.fromkeys(row.file for row in rows if row.file and not escapes(row.file)))
     missing = [file for file in files if not (root / file).is_file()]
     if not missing:
         return []

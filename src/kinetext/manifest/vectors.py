@@ -12,7 +12,7 @@ import torch
 from pyarrow import ArrowException
 from torch import Tensor
 
-from kinetext.manifest.table import RESERVED, Manifest, Row
+from kinetext.manifest.table import RESERVED, Manifest, Row, escapes
 from kinetext.types import DataError, joined
 
 SUFFIXES = (".npy", ".npz", ".parquet")
@@ -39,6 +39,8 @@ class Vectors:
             raise DataError(f"{field}: {table.path} has no column {index!r}; it has {joined(known)}")
         name = source.partition(":")[0]
         self.whole: np.ndarray[Any, Any] | None = None
+        if source in known and index:
+            raise DataError(f"{field}: {source!r} is a column of files, which has no use for vectors_row = {index!r}")
         if source not in known:
             if not name.endswith(SUFFIXES):
                 raise DataError(
@@ -51,7 +53,7 @@ class Vectors:
                 raise DataError(
                     f"{field}: {source} has {len(self.whole)} rows, and {table.path.name} has {len(table.rows)}"
                 )
-        first = next((one for row in table.rows if (one := self.of(row)) is not None), None)
+        first = next((one for row in table.rows if (one := self._of(row)) is not None), None)
         if first is None:
             raise DataError(f"{field}: no row of {table.path} has vectors in {source!r}")
         self.dim = first.shape[1]
@@ -62,9 +64,19 @@ class Vectors:
         Raises:
             DataError: naming the row.
         """
+        found = self._of(row)
+        if found is not None and found.shape[1] != self.dim:
+            raise DataError(
+                f"{self.field}, row {row.number}: vectors of width {found.shape[1]}, expected {self.dim}, that of the first"
+            )
+        return found
+
+    def _of(self, row: Row) -> Tensor | None:
         where = f"{self.field}, row {row.number}"
         if self.whole is None:
             cell = row.labels.get(self.source, "")
+            if wrong := escapes(cell):
+                raise DataError(f"{where}: {wrong[0].replace('file_name', self.source)}")
             return _checked(where, self._array(cell)) if cell else None
         if not self.index:
             return _checked(where, self.whole[row.number - 1])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ class ClassificationMetric(Metric):
         columns: the label columns that are predicted.
     """
 
+    errors: ClassVar[frozenset[str]] = frozenset({"calibration_error"})
+
     def __init__(self, columns: Sequence[Target]) -> None:
         self._columns: dict[str, _SingleLabel | _MultiLabel] = {
             column.name: (_MultiLabel if column.multi else _SingleLabel)(column.classes) for column in columns
@@ -55,6 +58,10 @@ class ClassificationMetric(Metric):
                     f"and the labels ({joined(list(batch.labels))})"
                 )
             column.rows.add(prediction.probabilities[name].cpu(), batch.labels[name].cpu(), batch.groups)
+
+    def take(self, other: ClassificationMetric) -> None:
+        for name, column in self._columns.items():
+            column.rows.take(other._columns[name].rows)
 
     def compute(self) -> dict[str, float]:
         return {
@@ -70,7 +77,7 @@ class ClassificationMetric(Metric):
             f"{name}/{number}": interval
             for name, column in self._columns.items()
             if len(column.rows)
-            for number, interval in intervals(column.rows.groups, column.weighted).items()
+            for number, interval in intervals(column.rows.groups, column.weigher()).items()
         }
 
     def confusion(self, column: str) -> Tensor:
@@ -103,39 +110,54 @@ class _Rows:
         self._labels.append(label[real].long())
         self.groups += [group for group, kept in zip(groups, real.tolist(), strict=True) if kept]
 
+    def take(self, other: _Rows) -> None:
+        self._probabilities += other._probabilities
+        self._labels += other._labels
+        self.groups += other.groups
+
     def __len__(self) -> int:
         return len(self.groups)
 
     @property
     def probabilities(self) -> Tensor:
-        return torch.cat(self._probabilities)
+        self._probabilities = [torch.cat(self._probabilities)]
+        return self._probabilities[0]
 
     @property
     def labels(self) -> Tensor:
-        return torch.cat(self._labels)
+        self._labels = [torch.cat(self._labels)]
+        return self._labels[0]
 
 
 class _SingleLabel:
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes, self.rows = tuple(classes), _Rows()
 
-    def confusion(self, weight: Tensor | None = None) -> Tensor:
+    def confusion(self) -> Tensor:
         """``(K, K)`` float64, true class by said class."""
-        many = len(self.classes)
+        return self._counted(self._cells(), torch.ones(len(self.rows), dtype=torch.float64))
+
+    def _cells(self) -> Tensor:
+        """``(N,)``: which cell of the confusion matrix each row falls in."""
         if not len(self.rows):
-            return torch.zeros(many, many, dtype=torch.float64)
-        cell = self.rows.labels * many + self.rows.probabilities.argmax(1)
-        ones = torch.ones(len(cell), dtype=torch.float64) if weight is None else weight
-        return cell.bincount(ones, minlength=many * many).reshape(many, many)
+            return torch.zeros(0, dtype=torch.int64)
+        return self.rows.labels * len(self.classes) + self.rows.probabilities.argmax(1)
+
+    def _counted(self, cells: Tensor, weight: Tensor) -> Tensor:
+        many = len(self.classes)
+        return cells.bincount(weight, minlength=many * many).reshape(many, many)
 
     def hits(self) -> tuple[Tensor, Tensor, Tensor]:
         """``(K,)`` each: said rightly, said, true."""
         counts = self.confusion()
         return counts.diagonal(), counts.sum(0), counts.sum(1)
 
-    def weighted(self, weight: Tensor) -> dict[str, float]:
-        """The numbers that follow from the confusion matrix, rows counted ``weight (N,)`` times."""
-        counts = self.confusion(weight)
+    def weigher(self) -> Callable[[Tensor], dict[str, float]]:
+        """A function that says the numbers which follow from the confusion matrix, rows counted ``weight (N,)`` times."""
+        cells = self._cells()
+        return lambda weight: self._numbers(self._counted(cells, weight))
+
+    def _numbers(self, counts: Tensor) -> dict[str, float]:
         hit, said, true = counts.diagonal(), counts.sum(0), counts.sum(1)
         f1, occurs = _share(2 * hit, said + true), true > 0
         return {
@@ -153,7 +175,7 @@ class _SingleLabel:
         true = self.confusion().sum(1)
         one_hot = torch.nn.functional.one_hot(label, len(self.classes))
         return {
-            **self.weighted(torch.ones(len(label), dtype=torch.float64)),
+            **self._numbers(self.confusion()),
             **_ranking(p, one_hot),
             "calibration_error": float(multiclass_calibration_error(p, label, len(self.classes), n_bins=BINS)),
             "majority_accuracy": float(true.max() / true.sum()),
@@ -169,16 +191,20 @@ class _MultiLabel:
         said, true = self.rows.probabilities >= 0.5, self.rows.labels == 1
         return (said & true).sum(0).double(), said.sum(0).double(), true.sum(0).double()
 
-    def weighted(self, weight: Tensor) -> dict[str, float]:
-        """The numbers that count answers at the threshold, rows counted ``weight (N,)`` times."""
+    def weigher(self) -> Callable[[Tensor], dict[str, float]]:
+        """A function that says the numbers which count answers at the threshold, rows counted ``weight (N,)`` times."""
         said, true = (self.rows.probabilities >= 0.5).double(), (self.rows.labels == 1).double()
-        hit, told, asked = (weight @ (said * true)), weight @ said, weight @ true
-        right = (said == true).all(1).double()
-        return {
-            "exact_match": float(weight @ right / weight.sum()),
-            "micro_f1": float(_share(2 * hit.sum(), told.sum() + asked.sum())),
-            "macro_f1": float(_share(2 * hit, told + asked).mean()),
-        }
+        both, right = said * true, (said == true).all(1).double()
+
+        def numbers(weight: Tensor) -> dict[str, float]:
+            hit, told, asked = weight @ both, weight @ said, weight @ true
+            return {
+                "exact_match": float(weight @ right / weight.sum()),
+                "micro_f1": float(_share(2 * hit.sum(), told.sum() + asked.sum())),
+                "macro_f1": float(_share(2 * hit, told + asked).mean()),
+            }
+
+        return numbers
 
     def compute(self) -> dict[str, float]:
         from torchmetrics.functional.classification import binary_calibration_error
@@ -186,7 +212,7 @@ class _MultiLabel:
         p, true = self.rows.probabilities, self.rows.labels
         right, counts = ((p >= 0.5).long() == true).all(1), true.sum(1)
         return {
-            **self.weighted(torch.ones(len(true), dtype=torch.float64)),
+            **self.weigher()(torch.ones(len(true), dtype=torch.float64)),
             **_ranking(p, true),
             "calibration_error": float(binary_calibration_error(p.flatten(), true.flatten(), n_bins=BINS)),
             **{f"exact_{n}": float(right[counts == n].double().mean()) for n in sorted(set(counts.tolist()))},

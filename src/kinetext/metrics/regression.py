@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import isnan
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ class RegressionMetric(Metric):
         columns: that are predicted.
     """
 
+    errors: ClassVar[frozenset[str]] = frozenset({"mae", "rmse"})
+
     def __init__(self, columns: Sequence[Target]) -> None:
         self._said: dict[str, list[Tensor]] = {column.name: [] for column in columns}
         self._true: dict[str, list[Tensor]] = {column.name: [] for column in columns}
@@ -37,9 +41,14 @@ class RegressionMetric(Metric):
             self._true[name].append(label[real].double())
             self._groups[name] += [g for g, kept in zip(batch.groups, real.tolist(), strict=True) if kept]
 
+    def take(self, other: RegressionMetric) -> None:
+        for name in self._said:
+            self._said[name] += other._said[name]
+            self._true[name] += other._true[name]
+            self._groups[name] += other._groups[name]
+
     def compute(self) -> dict[str, float]:
         from torchmetrics.functional.regression import (
-            concordance_corrcoef,
             mean_absolute_error,
             mean_squared_error,
             pearson_corrcoef,
@@ -56,17 +65,21 @@ class RegressionMetric(Metric):
                 "mean_mae": (true - true.mean()).abs().mean(),
             }
             if len(true) > 1 and said.std() > 0 and true.std() > 0:
-                found |= {"pearson": pearson_corrcoef(said, true), "ccc": concordance_corrcoef(said, true)}
+                # Lin's own, over N; torchmetrics divides by N - 1
+                ccc = _weighted(said, true, torch.ones_like(said))["ccc"]
+                found |= {"pearson": pearson_corrcoef(said, true), "ccc": torch.tensor(ccc)}
             numbers |= {f"{name}/{number}": float(value) for number, value in found.items()}
         return numbers
 
     def intervals(self) -> dict[str, Interval]:
         """Of all but ``mean_mae``, under the bootstrap by group."""
+        known = self.compute()
         return {
             f"{name}/{number}": interval
             for name, groups in self._groups.items()
             if groups
             for number, interval in intervals(groups, partial(_weighted, *self._rows(name))).items()
+            if f"{name}/{number}" in known and not any(map(isnan, interval))
         }
 
     def _rows(self, name: str) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class RetrievalMetric(Metric):
     same text, any of them is a match, and the best placed counts. Samples that lack a modality take no part.
     """
 
+    errors: ClassVar[frozenset[str]] = frozenset({"median_rank"})
+
     def __init__(self) -> None:
         self._text: list[Tensor] = []
         self._video: list[Tensor] = []
@@ -37,6 +40,12 @@ class RetrievalMetric(Metric):
         self._video.append(video[rows].double())
         self._texts += [batch.text[row] for row in rows]
         self._groups += [batch.groups[row] for row in rows]
+
+    def take(self, other: RetrievalMetric) -> None:
+        self._text += other._text
+        self._video += other._video
+        self._texts += other._texts
+        self._groups += other._groups
 
     def compute(self) -> dict[str, float]:
         if not self._texts:
@@ -60,8 +69,9 @@ class RetrievalMetric(Metric):
 
     def _same(self) -> Tensor:
         """``(N, N)`` bool: whether two samples have the same text."""
-        known = {text: place for place, text in enumerate(dict.fromkeys(self._texts))}
-        index = torch.tensor([known[text] for text in self._texts])
+        texts = [text or f"\0{place}" for place, text in enumerate(self._texts)]  # one without is only its own match
+        known = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        index = torch.tensor([known[text] for text in texts])
         return index == index[:, None]
 
     def _ranks(self) -> dict[str, Tensor]:

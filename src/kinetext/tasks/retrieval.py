@@ -27,7 +27,7 @@ class Retrieval(Task):
         encoders: "text" and "video".
         dim: width of the shared space, >= 1.
         loss: which contrast.
-        temperature: that it begins with, > 0; it is learned, and stays at 0.01 or more. 0 takes the paper's: 0.07
+        temperature: that it begins with, >= 0.01; it is learned, and stays at 0.01 or more. 0 takes the paper's: 0.07
             for "infonce", 0.1 for "sigmoid".
         dropout: on the pooled features, in [0, 1).
         frozen: modalities whose encoders stay as they begin; what they make of a clip that is the same in every
@@ -52,8 +52,8 @@ class Retrieval(Task):
             raise RecipeError(f"encoders: {joined(sorted(encoders))}, expected text and video")
         if dim < 1:
             raise RecipeError(f"task.dim: {dim}, expected >= 1")
-        if temperature < 0:
-            raise RecipeError(f"task.temperature: {temperature}, expected > 0, or 0 for the paper's")
+        if temperature != 0 and not temperature >= 0.01:
+            raise RecipeError(f"task.temperature: {temperature}, expected >= 0.01, or 0 for the paper's")
         check_share("dropout", dropout)
         freeze(encoders, frozen)
         self.encoders = nn.ModuleDict(encoders)
@@ -75,7 +75,9 @@ class Retrieval(Task):
         whole = batch.has("text") & batch.has("video")
         embedded = self._embedded(batch)
         text, video = embedded["text"], embedded["video"]
-        scale = self.log_scale.clamp(max=math.log(100.0)).exp()
+        with torch.no_grad():  # the weight itself, since what is clamped on the way has no gradient back
+            self.log_scale.clamp_(max=math.log(100.0))
+        scale = self.log_scale.exp()
         similarity = scale * (text @ video.T)
         same = _same_text(batch.text).to(similarity.device) & whole & whole[:, None]
         contrast = _infonce if self.bias is None else _sigmoid

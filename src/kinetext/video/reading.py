@@ -151,7 +151,7 @@ def read_clip(
         VideoError: the file is missing or broken, or does not reach ``end``.
     """
     _check(num_frames, size, channels, sampling, fit)
-    _check_region(region)
+    check_region(region)
     seconds = _seconds(num_frames, clip_seconds, fps)
     if sampling == "random" and (seconds is None or rng is None):
         raise DataError("sampling: 'random' needs clip_seconds or fps, and rng")
@@ -337,7 +337,8 @@ def _part(
     return np.asarray(Image.fromarray(part).resize((wide, tall), Image.Resampling.BICUBIC))
 
 
-def _check_region(region: Region) -> None:
+def check_region(region: Region) -> None:
+    """Refuses, by a DataError, a region that is none."""
     left, top, right, bottom = region
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise DataError(f"region: {joined(region)}, expected left < right and top < bottom, all in [0, 1]")

@@ -1,0 +1,211 @@
+"""Tables of what a model reads: every format, interrupted anywhere, with broken rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from kinetext import train, video
+from kinetext.apps import predicting
+from kinetext.checkpoint import Run
+from kinetext.config import Recipe
+from kinetext.pipeline import Pipeline
+from kinetext.types import DataError
+
+TRAIN = """
+[train]
+steps = 2
+batch = 4
+precision = "fp32"
+ema = 0.5
+warmup = 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINETEXT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Eight clips of four people; the last row is a text alone."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rows = ["file_name,text,shade,score,group,place"]
+    for i in range(8):
+        video.write(folder / f"{i}.mp4", torch.full((3, 4, 32, 32), i / 4 - 1), fps=8.0)
+        rows += [f"{i}.mp4,clip number {i},{'dark' if i % 2 else 'light'},{i / 2},person {i // 2},{i}"]
+    rows += [",a text alone,dark,1.5,person 3,8"]
+    (folder / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    rng = np.random.default_rng(0)
+    np.savez(folder / "vectors.npz", words=rng.normal(size=(9, 6)), faces=rng.normal(size=(9, 3, 5)))
+    return folder
+
+
+def trained(out: Path, text: str, *changes: str) -> Run:
+    return train.start(Recipe.parse(text + TRAIN, list(changes)), out, quiet=True)
+
+
+def data(folder: Path, *lines: str) -> str:
+    return "\n".join(["[data]", 'name = "folder"', f'root = "{folder}"', "num_frames = 2", "size = 16", *lines])
+
+
+READER = """
+[task]
+name = "classification"
+[encoders.text]
+name = "word_vectors"
+dim = 8
+[encoders.video]
+name = "frame_cnn"
+dim = 8
+width = 8
+depth = 0
+heads = 2
+[fusion]
+name = "gated"
+dim = 8
+"""
+
+
+@pytest.fixture
+def pipeline(clips: Path, tmp_path: Path) -> Pipeline:
+    return Pipeline.load(trained(tmp_path / "run", READER + data(clips, 'targets = ["shade"]', "folds = 4")).path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    if path.suffix == ".parquet":
+        return list(pyarrow.parquet.ParquetFile(path).read().to_pylist())
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("suffix", predicting.FORMATS)
+def test_a_table_of_predictions_says_what_predict_says(
+    pipeline: Pipeline, clips: Path, tmp_path: Path, suffix: str
+) -> None:
+    done = predicting.predict(pipeline, clips, tmp_path / f"said{suffix}")
+    rows = read(done.path)
+    assert [row["file_name"] or None for row in rows] == [*(f"{i}.mp4" for i in range(8)), None]
+    alone = pipeline.predict("clip number 2", clips / "2.mp4")[0]["shade"]
+    assert isinstance(alone, dict)
+    assert rows[2]["shade"] == max(alone, key=lambda name: alone[name])
+    assert float(rows[2]["shade/dark"]) == pytest.approx(alone["dark"], abs=1e-4)
+    assert not (tmp_path / f".said{suffix}.part").exists()
+
+
+def test_interrupted_it_goes_on(
+    pipeline: Pipeline, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = predicting.predict(pipeline, clips, tmp_path / "whole.jsonl").path.read_text()
+    monkeypatch.setattr(predicting, "BATCH", 4)
+
+    def stop(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predicting.predict(pipeline, clips, tmp_path / "said.jsonl", stop)
+    part = tmp_path / ".said.jsonl.part"
+    with part.open("a") as file:
+        file.write('{"torn": ')
+    assert not (tmp_path / "said.jsonl").exists()
+    monkeypatch.setattr(Pipeline, "clip", None)  # the rows that are left have none
+    done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
+    assert (done.rows, done.failed) == (9, 0)
+    before, after = (([json.loads(x) for x in t.splitlines()]) for t in (whole, done.path.read_text()))
+    assert [row["shade"] for row in before] == [row["shade"] for row in after]
+    assert before[0]["shade/dark"] == pytest.approx(after[0]["shade/dark"], abs=1e-5)
+
+
+def test_a_broken_clip_takes_no_other_with_it(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
+    (clips / "3.mp4").write_bytes(b"not a clip")
+    done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
+    rows = read(done.path)
+    assert (done.rows, done.failed) == (9, 1)
+    assert "3.mp4" in rows[3]["error"]
+    assert rows[3]["shade"] is None
+    assert all(row["shade"] in ("dark", "light") for i, row in enumerate(rows) if i != 3)
+
+
+def test_a_folder_of_clips_needs_no_table(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
+    (clips / "metadata.csv").unlink()
+    (clips / "deep").mkdir()
+    (clips / "7.mp4").rename(clips / "deep" / "7.mp4")
+    rows = read(predicting.predict(pipeline, clips, tmp_path / "said.csv").path)
+    assert [row["file_name"] for row in rows] == [*(f"{i}.mp4" for i in range(7)), "deep/7.mp4"]
+
+
+def test_what_can_not_be_predicted_is_said(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
+    for source, out, message in (
+        (clips, tmp_path / "said.txt", "expected a name that ends in .csv"),
+        (clips, tmp_path / "none" / "said.csv", "there is no folder"),
+        (tmp_path / "none", tmp_path / "said.csv", "expected a folder of clips or a table"),
+        (tmp_path / "cache", tmp_path / "said.csv", "there is no|no clips in"),
+    ):
+        with pytest.raises(DataError, match=message):
+            predicting.predict(pipeline, source, out)
+    (tmp_path / ".said.csv.part").write_text('{"source": "elsewhere"}\n')
+    with pytest.raises(DataError, match="belongs to another source, other rows or other weights"):
+        predicting.predict(pipeline, clips, tmp_path / "said.csv")
+
+
+def test_stopped_twice_at_once_it_still_goes_on(
+    pipeline: Pipeline, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a single row is done; and lines that Unicode would break, and a character torn in two."""
+    table = (clips / "metadata.csv").read_text().replace("clip number 1", "eins\u2028und 数字")
+    (clips / "metadata.csv").write_text(table, encoding="utf-8")
+    monkeypatch.setattr(predicting, "BATCH", 2)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "said.jsonl"
+    lines = predicting._Reader.lines
+    monkeypatch.setattr(predicting._Reader, "lines", lambda *_: stop(0, 0))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            predicting.predict(pipeline, clips, out)
+    monkeypatch.setattr(predicting._Reader, "lines", lines)
+    with pytest.raises(KeyboardInterrupt):
+        predicting.predict(pipeline, clips, out, stop)
+    with (tmp_path / ".said.jsonl.part").open("ab") as file:
+        file.write("数".encode()[:2])
+    done = predicting.predict(pipeline, clips, out)
+    rows = [json.loads(line) for line in done.path.read_bytes().split(b"\n")[:-1]]
+    assert [row["text"] for row in rows][1] == "eins\u2028und 数字"
+    assert (len(rows), done.failed) == (9, 0)
+
+
+def test_rows_that_changed_are_not_mixed(
+    pipeline: Pipeline, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "BATCH", 2)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predicting.predict(pipeline, clips, tmp_path / "said.csv", stop)
+    table = (clips / "metadata.csv").read_text().replace("clip number 1", "another one")
+    (clips / "metadata.csv").write_text(table)
+    with pytest.raises(DataError, match="belongs to another source, other rows"):
+        predicting.predict(pipeline, clips, tmp_path / "said.csv")
+
+
+def test_a_missing_file_is_told_in_its_row(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
+    (clips / "3.mp4").unlink()
+    done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
+    assert done.failed == 1
+    assert "3.mp4" in read(done.path)[3]["error"]
