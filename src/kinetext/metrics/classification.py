@@ -36,7 +36,8 @@ class ClassificationMetric(Metric):
     (Guo et al. 2017, eq. 3, 15 bins), and ``majority_accuracy``, what always saying the commonest class would reach.
     Multi-label, at a threshold of 0.5: ``exact_match``, ``micro_f1``, ``macro_f1``, ``auroc`` and ``average_precision``
     (the mean over the classes that some rows have and some lack), ``calibration_error`` (how far the
-    probabilities of all classes are from how often they hold), and ``exact_n``,
+    probabilities of all classes are from how often they hold), ``majority_exact_match``, what always giving the commonest
+    set of labels would reach, and ``exact_n``,
     the exact match among the samples with n true labels. A column without labelled rows gives no number.
 
     Args:
@@ -215,6 +216,7 @@ class _MultiLabel:
             **self.weigher()(torch.ones(len(true), dtype=torch.float64)),
             **_ranking(p, true),
             "calibration_error": float(binary_calibration_error(p.flatten(), true.flatten(), n_bins=BINS)),
+            "majority_exact_match": float(true.unique(dim=0, return_counts=True)[1].max()) / len(true),
             **{f"exact_{n}": float(right[counts == n].double().mean()) for n in sorted(set(counts.tolist()))},
         }
 
