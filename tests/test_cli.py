@@ -63,7 +63,7 @@ def test_version_and_module() -> None:
 def test_help_names_every_verb(cli: Cli) -> None:
     done = cli("--help")
     assert done.code == 0
-    for verb in ("generate", "predict", "train", "evaluate", "data", "list", "demo", "reproduce", "pack"):
+    for verb in ("generate", "predict", "embed", "train", "evaluate", "data", "list", "demo", "reproduce", "pack"):
         assert verb in done.out
         assert cli(verb, "--help").code == 0
 
@@ -194,11 +194,30 @@ def test_train_refuses_before_writing(cli: Cli, tmp_path: Path, override: str, m
     assert not out.exists()
 
 
+def test_embed_and_tables(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
+    assert set(json.loads(cli("embed", runs.both, "--text", "the digit 3").out)) == {"joint"}
+    cli("data", "make", "digits", tmp_path / "clips", "num_frames=16", "--clips", 5)
+    done = cli("predict", runs.both, tmp_path / "clips", "--out", tmp_path / "said.csv")
+    assert done.code == 0
+    assert len((tmp_path / "said.csv").read_text(encoding="utf-8").splitlines()) == 6
+    (tmp_path / "clips" / "clips" / "000003.mp4").write_bytes(b"no clip")
+    done = cli("predict", runs.both, tmp_path / "clips", "--out", tmp_path / "said.jsonl")
+    assert done.code == 1
+    assert "1 of 5 rows could not be read" in done.err
+    for wrong in (("--out", "a.csv"), (tmp_path / "clips",), (tmp_path / "clips", "--out", "a.csv", "--json")):
+        assert cli("predict", runs.both, *wrong).code == 2
+    assert cli("evaluate", runs.both, "--out", tmp_path).code == 2
+    assert cli("evaluate", runs.both, "--folds", "some").code == 2
+    refused(cli("evaluate", runs.both, "--folds", "3"), "has no groups to make folds of")
+
+
 def test_list(cli: Cli) -> None:
     done = cli("list")
     for name in ("classification", "frame_cnn", "concat", "autoencoder", "flow", "digits"):
         assert name in done.out
-    assert "flow" not in cli("list", "encoders").out
+    of_role = cli("list", "encoders").out
+    assert "flow" not in of_role
+    assert "bidirectional" in of_role
     shown = cli("list", "encoders", "transformer").out
     assert "dropout" in shown
     assert "(decided by the assembly)" in shown

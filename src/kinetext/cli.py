@@ -259,10 +259,12 @@ def list_components(
     """Show the components of recipes, with their options and defaults."""
     from kinetext.apps import catalog, terminal
 
-    if name is None:
-        terminal.table("", ("role", "component", "what it is"), catalog.components(role))
+    if role is None:
+        terminal.table("", ("role", "component", "what it is"), catalog.components())
         return
-    assert role is not None
+    if name is None:
+        terminal.table(role, ("component", "what it is", "options"), catalog.with_options(role))
+        return
     terminal.table(f"{role} {name}", ("option", "values", "default"), catalog.options_of(role, name))
 
 

@@ -20,6 +20,21 @@ def components(role: str | None = None) -> list[tuple[str, str, str]]:
     return [(r, name, _about(cls)) for r in roles for name, cls in sorted(assemble.ROLES[r].items())]
 
 
+def with_options(role: str) -> list[tuple[str, str, str]]:
+    """(name, first sentence, options with their defaults) of every component of a role.
+
+    Raises:
+        RecipeError: no such role.
+    """
+    return [(name, about, _options(_role(role), name)) for _, name, about in components(role)]
+
+
+def _options(role: str, name: str) -> str:
+    """Those that a recipe may set."""
+    own = [o for o in options(assemble.find(role, name), assemble.WIRED.get(role, ())) if not o.wired]
+    return ", ".join(f"{o.name} = {o.default}" if o.default else o.name for o in own)
+
+
 def options_of(role: str, name: str) -> list[tuple[str, str, str]]:
     """(option, what is legal, default) of a component; what the assembly decides says so.
 
@@ -40,5 +55,5 @@ def _role(name: str) -> str:
 
 def _about(cls: type) -> str:
     """The first sentence of a class's docstring."""
-    paragraph = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    paragraph = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("``", "")
     return re.split(r"(?<!et al)\. ", paragraph)[0].rstrip(".:")
