@@ -23,8 +23,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kinetext import manifest, train
-from kinetext.apps.folds import cross_validate
+from kinetext import manifest
+from kinetext.apps.folds import cross_validate, trained
 from kinetext.checkpoint import Run
 from kinetext.config import Recipe
 from kinetext.evaluate import Evaluation, recorded
@@ -104,21 +104,20 @@ def measure(name: str, row: Row, seed: int, data: Path, out: Path) -> tuple[Eval
     path, before = out / name.replace(" ", "-") / f"seed-{seed}", 0.0
     if row.before:
         first = out / row.before / f"seed-{seed}"
-        trained(row.before, [f"data.root={data}", f"train.seed={seed}"], first)
+        judged(row.before, [f"data.root={data}", f"train.seed={seed}"], first)
         changes.append(f"init.encoders.video={first}")
         before = minutes(first)
     if row.folds:
         recipe = Recipe.load(ROOT / "recipes" / f"{row.recipe}.toml", changes)
         found = cross_validate(recipe, "group" if row.folds == "group" else int(row.folds), path, print).found
     else:
-        found = recorded(trained(row.recipe, changes, path))
+        found = recorded(judged(row.recipe, changes, path))
     return found, before + minutes(path)
 
 
-def trained(name: str, changes: Sequence[str], path: Path) -> Run:
-    """A finished run of a recipe at ``path``: made, gone on with, or found there."""
-    recipe = Recipe.load(ROOT / "recipes" / f"{name}.toml", changes)
-    run = train.resume(path, quiet=True) if (path / "recipe.toml").is_file() else train.start(recipe, path, quiet=True)
+def judged(name: str, changes: Sequence[str], path: Path) -> Run:
+    """A finished run of a recipe at ``path``, made or found there, and what it reached."""
+    run = trained(Recipe.load(ROOT / "recipes" / f"{name}.toml", changes), path)
     if not (path / "evaluation.json").is_file():
         finish(run)
     return run

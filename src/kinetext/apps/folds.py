@@ -59,7 +59,7 @@ def cross_validate(recipe: Recipe, folds: int | Literal["group"], out: Path, say
     for fold in range(many):
         path = out / f"fold-{fold:02}"
         say(f"fold {fold + 1} of {many}, {groups} groups: {path}")
-        run = _trained(recipe.changed([f"data.folds={many}", f"data.fold={fold}"]), path)
+        run = trained(recipe.changed([f"data.folds={many}", f"data.fold={fold}"]), path)
         task, held_out = assemble.restore(run).to(runtime.device()), assemble.dataset(run.recipe, "val")
         tally = tally or Tally(task, run.recipe, "val")
         alone = Tally(task, run.recipe, "val")
@@ -95,8 +95,12 @@ def _same_folds(path: Path, table: manifest.Manifest, many: int, seed: int) -> N
     write_text(path, text)
 
 
-def _trained(recipe: Recipe, path: Path) -> Run:
-    """The finished run at ``path``; an interrupted one is finished, a missing one made."""
+def trained(recipe: Recipe, path: Path) -> Run:
+    """The finished run at ``path``: made where there is none, gone on with where it was interrupted.
+
+    Raises:
+        RecipeError: it is a run of another recipe.
+    """
     if not (path / "recipe.toml").is_file():
         return train.start(recipe, path)
     there = assemble.open_path(path)
