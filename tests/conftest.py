@@ -64,3 +64,30 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
         for name, text in {"maker": MAKER, "reader": READER, "both": BOTH}.items()
     }
     return TinyRuns(**made)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen encoders keep what they make in the test's own folder."""
+    monkeypatch.setenv("KINETEXT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Eight clips of four people; the last row is a text alone."""
+    import numpy as np
+    import torch
+
+    from kinetext import video
+
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rows = ["file_name,text,shade,score,group,place"]
+    for i in range(8):
+        video.write(folder / f"{i}.mp4", torch.full((3, 4, 32, 32), i / 4 - 1), fps=8.0)
+        rows += [f"{i}.mp4,clip number {i},{'dark' if i % 2 else 'light'},{i / 2},person {i // 2},{i}"]
+    rows += [",a text alone,dark,1.5,person 3,8"]
+    (folder / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    rng = np.random.default_rng(0)
+    np.savez(folder / "vectors.npz", words=rng.normal(size=(9, 6)), faces=rng.normal(size=(9, 3, 5)))
+    return folder

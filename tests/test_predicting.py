@@ -7,78 +7,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet
 import pytest
-import torch
 
-from kinetext import train, video
+from kinetext import train
 from kinetext.apps import predicting
-from kinetext.checkpoint import Run
 from kinetext.config import Recipe
 from kinetext.pipeline import Pipeline
 from kinetext.types import DataError
 
-TRAIN = """
-[train]
-steps = 2
-batch = 4
-precision = "fp32"
-ema = 0.5
-warmup = 1
-"""
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KINETEXT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def clips(tmp_path: Path) -> Path:
-    """Eight clips of four people; the last row is a text alone."""
-    folder = tmp_path / "clips"
-    folder.mkdir()
-    rows = ["file_name,text,shade,score,group,place"]
-    for i in range(8):
-        video.write(folder / f"{i}.mp4", torch.full((3, 4, 32, 32), i / 4 - 1), fps=8.0)
-        rows += [f"{i}.mp4,clip number {i},{'dark' if i % 2 else 'light'},{i / 2},person {i // 2},{i}"]
-    rows += [",a text alone,dark,1.5,person 3,8"]
-    (folder / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
-    rng = np.random.default_rng(0)
-    np.savez(folder / "vectors.npz", words=rng.normal(size=(9, 6)), faces=rng.normal(size=(9, 3, 5)))
-    return folder
-
-
-def trained(out: Path, text: str, *changes: str) -> Run:
-    return train.start(Recipe.parse(text + TRAIN, list(changes)), out, quiet=True)
-
-
-def data(folder: Path, *lines: str) -> str:
-    return "\n".join(["[data]", 'name = "folder"', f'root = "{folder}"', "num_frames = 2", "size = 16", *lines])
-
-
-READER = """
-[task]
-name = "classification"
-[encoders.text]
-name = "word_vectors"
-dim = 8
-[encoders.video]
-name = "frame_cnn"
-dim = 8
-width = 8
-depth = 0
-heads = 2
-[fusion]
-name = "gated"
-dim = 8
+RECIPE = """
+task.name = "classification"
+encoders.text = { name = "word_vectors", dim = 8 }
+encoders.video = { name = "frame_cnn", dim = 8, width = 8, depth = 0, heads = 2 }
+fusion = { name = "gated", dim = 8 }
+data = { name = "folder", targets = ["shade"], num_frames = 2, size = 16, folds = 4 }
+train = { steps = 2, batch = 4, precision = "fp32" }
 """
 
 
 @pytest.fixture
 def pipeline(clips: Path, tmp_path: Path) -> Pipeline:
-    return Pipeline.load(trained(tmp_path / "run", READER + data(clips, 'targets = ["shade"]', "folds = 4")).path)
+    return Pipeline.load(train.start(Recipe.parse(RECIPE, [f"data.root={clips}"]), tmp_path / "run", quiet=True).path)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -151,7 +101,7 @@ def test_what_can_not_be_predicted_is_said(pipeline: Pipeline, clips: Path, tmp_
         (clips, tmp_path / "said.txt", "expected a name that ends in .csv"),
         (clips, tmp_path / "none" / "said.csv", "there is no folder"),
         (tmp_path / "none", tmp_path / "said.csv", "expected a folder of clips or a table"),
-        (tmp_path / "cache", tmp_path / "said.csv", "there is no|no clips in"),
+        (tmp_path / "run", tmp_path / "said.csv", "no clips in"),
     ):
         with pytest.raises(DataError, match=message):
             predicting.predict(pipeline, source, out)

@@ -29,24 +29,8 @@ warmup = 1
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KINETEXT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def clips(tmp_path: Path) -> Path:
-    """Eight clips of four people; the last row is a text alone."""
-    folder = tmp_path / "clips"
-    folder.mkdir()
-    rows = ["file_name,text,shade,score,group,place"]
-    for i in range(8):
-        video.write(folder / f"{i}.mp4", torch.full((3, 4, 32, 32), i / 4 - 1), fps=8.0)
-        rows += [f"{i}.mp4,clip number {i},{'dark' if i % 2 else 'light'},{i / 2},person {i // 2},{i}"]
-    rows += [",a text alone,dark,1.5,person 3,8"]
-    (folder / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
-    rng = np.random.default_rng(0)
-    np.savez(folder / "vectors.npz", words=rng.normal(size=(9, 6)), faces=rng.normal(size=(9, 3, 5)))
-    return folder
+def apart(own_cache: None) -> None:
+    """What frozen encoders make stays in the test's own folder."""
 
 
 def trained(out: Path, text: str, *changes: str) -> Run:
@@ -217,7 +201,6 @@ def test_a_frozen_run_resumes_bit_for_bit(clips: Path, tmp_path: Path) -> None:
     recipe = READER + data(clips, 'targets = ["shade"]', "folds = 4")
     first = trained(tmp_path / "first", recipe, "train.steps=3")
     frozen = ['task.frozen=["video"]', f"init.encoders.video={first.path}", "train.save_every=2"]
-    whole = trained(tmp_path / "whole", recipe, *frozen, "train.steps=4")
     half = trained(tmp_path / "half", recipe, *frozen, "train.steps=2", "train.decay=constant")
     text = (half.path / "recipe.toml").read_text().replace("steps = 2\n", "steps = 4\n")
     (half.path / "recipe.toml").write_text(text)
@@ -225,7 +208,6 @@ def test_a_frozen_run_resumes_bit_for_bit(clips: Path, tmp_path: Path) -> None:
     resumed = train.resume(half.path, quiet=True)
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == files  # the same encoder: nothing is made anew
     again = trained(tmp_path / "again", recipe, *frozen, "train.steps=4", "train.decay=constant")
-    assert whole.weights().keys() == again.weights().keys()
     assert all(torch.equal(w, resumed.weights()[name]) for name, w in again.weights().items())
 
 

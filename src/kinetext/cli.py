@@ -58,7 +58,7 @@ def generate(
 
     paths = outputs(out, num)
     pipeline = Pipeline.load(model, device)
-    with terminal.progress("clips") as progress:
+    with terminal.bar("clips") as progress:
         clips = pipeline.generate(
             prompt, num=num, seed=seed, steps=steps, guidance=guidance, fps=fps, progress=progress
         )
@@ -114,7 +114,7 @@ def predict(
     if source is not None and out is not None:
         from kinetext.apps import predicting
 
-        with terminal.progress("rows") as progress:
+        with terminal.bar("rows") as progress:
             done = predicting.predict(pipeline, source, out, progress)
         typer.echo(done.path)
         if done.failed:
@@ -175,7 +175,7 @@ def train(
         raise typer.Exit(130) from stopped
     if not train.is_first():
         return  # one process of several reports
-    with terminal.progress("clips") as progress:
+    with terminal.bar("clips") as progress:
         found = finish(run, progress)
     terminal.measured(str(run.path), found)
     typer.echo(f"report: {run.path / 'report.html'}")
@@ -213,7 +213,7 @@ def evaluate(
     from kinetext.apps import terminal
     from kinetext.report import judge
 
-    with terminal.progress("clips") as progress:
+    with terminal.bar("clips") as progress:
         found, kept = judge(run, overrides, device, progress)
     if as_json:
         _json(_as_json(found))
@@ -275,7 +275,7 @@ def demo(
     """Make a dozen clips, read each one back, and write a page with them."""
     from kinetext.apps import demo, terminal
 
-    with terminal.progress("clips") as progress:
+    with terminal.bar("clips") as progress:
         shown = demo.make(out, device, progress)
     rows = [(s.prompt, ", ".join(s.read) or "(nothing)", "right" if s.right else "wrong") for s in shown]
     terminal.table("", ("prompt", "the reader sees", ""), rows)
@@ -311,7 +311,7 @@ def data_make(
     """Write a made-up dataset as a real folder: mp4 files and metadata.csv."""
     from kinetext.apps import folders, terminal
 
-    with terminal.progress("clips") as progress:
+    with terminal.bar("clips") as progress:
         folders.make(name, folder, clips, options or (), progress)
     typer.echo(folder)
 

@@ -115,22 +115,26 @@ class Meter:
 
 
 @contextmanager
-def encoding_line(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while frozen encoders run, for a terminal only; else a line now and then."""
+def bar(what: str, *, quiet: bool = False, lines: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with an estimate of the time left, for a terminal only.
+
+    Args:
+        lines: elsewhere a line every ten seconds, and one at the end.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, quiet=quiet)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
-        row = bar.add_task("encoding once", total=None)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as shown:
+        row = shown.add_task(what, total=None)
         said = time.monotonic()
 
         def show(done: int, total: int) -> None:
             nonlocal said
-            bar.update(row, completed=done, total=total)
-            if not console.is_terminal and (done == total or time.monotonic() - said > 10):
-                console.print(f"encoded {done}/{total} samples")
+            shown.update(row, completed=done, total=total)
+            if lines and not console.is_terminal and (done == total or time.monotonic() - said > 10):
+                console.print(f"{what}: {done}/{total}")
                 said = time.monotonic()
 
         yield show

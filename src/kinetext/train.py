@@ -22,7 +22,7 @@ from kinetext.checkpoint import Meta, Run, State, write_weights
 from kinetext.config import Recipe, TrainConfig
 from kinetext.evaluate import Judge, check_reader
 from kinetext.interfaces import Dataset, Task
-from kinetext.progress import Meter, encoding_line
+from kinetext.progress import Meter, bar
 from kinetext.types import Batch, KinetextError, Losses, RecipeError, RunError, joined
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -377,7 +377,7 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
 
 def _train(run: Run, task: Task, data: Dataset, held_out: Dataset, *, quiet: bool) -> Run:
     recipe, ranks = run.recipe, PartialState()
-    with ranks.main_process_first(), encoding_line(quiet or not ranks.is_main_process) as line:
+    with ranks.main_process_first(), bar("encoding", quiet=quiet or not ranks.is_main_process, lines=True) as line:
         data, dims = assemble.encoded(recipe, run.meta, task, data, ranks.device, line)
         held_out, held_dims = assemble.encoded(recipe, run.meta, task, held_out, ranks.device, line)
     judge = Judge(recipe, run.meta, held_out, held_dims)

@@ -1,17 +1,17 @@
-"""Tables and bars for a terminal."""
+"""Tables for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from kinetext.evaluate import Evaluation, side_by_side
-from kinetext.types import Progress as Told
+from kinetext.progress import bar
+
+__all__ = ["bar", "measured", "table"]  # the command line's own layer may not reach the bar
 
 _MOST_CLASSES = 30  # of a column whose classes are listed one by one
 
@@ -36,13 +36,3 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         made.add_row(*map(Text, row))  # what looks like markup in a user's text is text
     Console().print(made)
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Told]:
-    """A bar on stderr, for a terminal only."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
