@@ -11,6 +11,7 @@ import torch
 
 from kinetext import assemble, video
 from kinetext.checkpoint import Run
+from kinetext.datasets.digits import OBJECTS
 from kinetext.evaluate import Confusion, Evaluation, evaluate, record, recorded, save_grid
 from kinetext.pipeline import Pipeline
 from kinetext.types import RecipeError
@@ -129,3 +130,29 @@ def test_single_frames_stand_in_rows_of_eight(tmp_path: Path) -> None:
     assert picture.shape == (1, 2 * 4, 8 * 4, 3)
     assert picture[0, 5, 1].tolist() == [255, 255, 255]
     assert picture[0, 5, 5].tolist() == [0, 0, 0]
+
+
+def test_a_reader_judges_clips_of_the_split_that_is_asked_for(runs: SimpleNamespace, tmp_path: Path) -> None:
+    """On a folder, whose test split is another than val; rows of text alone bring the reader's other classes."""
+    rows = ["file_name,text,objects,split"]
+    for i, split in enumerate(("train", "val", "test", "test")):
+        video.write(tmp_path / f"{i}.mp4", torch.zeros(1, 16, 64, 64), fps=8.0)
+        rows += [f"{i}.mp4,the digit {i} is moving up and down,{i} up and down,{split}"]
+    rows += [f",the digit {name},{name},train" for name in OBJECTS]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    run = Run.open(shutil.copytree(runs.maker, tmp_path / "run"))
+    text = (run.path / "recipe.toml").read_text(encoding="utf-8")
+    begin, end = text.index("[data]"), text.index("[encoders.text]")
+    folder = (
+        f'[data]\nname = "folder"\nroot = "{tmp_path}"\ntargets = ["objects"]\nmulti = ["objects"]\nchannels = 1\n\n'
+    )
+    (run.path / "recipe.toml").write_text(text[:begin] + folder + text[end:], encoding="utf-8")
+    numbers = evaluate(assemble.open_path(run.path), [f"evaluate.reader={runs.reader}", "evaluate.split=test"]).numbers
+    assert numbers["test/samples"] == 2
+    assert 0 <= numbers["generated/objects/exact_match"] <= 1
+    # these grey clips are read as the reader reads grey
+    grey = Pipeline.load(runs.reader).predict(video=torch.zeros(1, 16, 64, 64))[0]["objects"]
+    assert isinstance(grey, dict)
+    said = {name for name, p in grey.items() if p >= 0.5}
+    right = sum(said == {f"{i} up and down"} for i in (2, 3)) / 2
+    assert numbers["real/objects/exact_match"] == pytest.approx(right)

@@ -254,3 +254,22 @@ def test_vectors_for_an_encoder_of_words_are_refused(clips: Path, tmp_path: Path
     recipe = READER + data(clips, 'targets = ["shade"]', "folds = 4", 'text_vectors = "vectors.npz:words"')
     with pytest.raises(RecipeError, match=r"data.text_vectors: given, but encoders.text is word_vectors"):
         trained(tmp_path / "run", recipe)
+
+
+def test_text_vectors_are_given_as_tensors(clips: Path, tmp_path: Path) -> None:
+    recipe = """
+        task.name = "classification"
+        encoders.text = { name = "features", dim = 8 }
+    """ + data(clips, 'targets = ["shade"]', 'text_vectors = "vectors.npz:words"', "folds = 4")
+    pipeline = Pipeline.load(trained(tmp_path / "run", recipe).path)
+    one, other = torch.ones(1, 6), -torch.ones(1, 6)
+    assert pipeline.predict(one)[0] != pipeline.predict(other)[0]
+    with pytest.raises(DataError, match=r"reads precomputed vectors, expected a tensor \(L, D\) for text"):
+        pipeline.predict("a text that nobody reads")
+
+
+def test_features_are_told_apart_by_precision(clips: Path, tmp_path: Path) -> None:
+    recipe = READER + data(clips, 'targets = ["shade"]', "folds = 4")
+    for precision in ("fp32", "bf16"):
+        trained(tmp_path / precision, recipe, 'task.frozen=["video"]', f"train.precision={precision}")
+    assert len([folder for folder in (tmp_path / "cache" / "encoded").iterdir() if folder.is_dir()]) == 2

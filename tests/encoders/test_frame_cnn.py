@@ -344,3 +344,11 @@ def test_convolutions_over_time_know_when() -> None:
     mask = all_real(frames=5)
     mask[:, 3:] = False
     assert torch.allclose(encoder(video, mask).x, encoder(video[:, :, :3], all_real(frames=3)).x, atol=1e-5)
+
+
+def test_convolutions_over_time_need_time() -> None:
+    with pytest.raises(RecipeError, match=r"data.num_frames: 4, expected >= 5 with encoders.video.temporal"):
+        FrameCNN(num_frames=4, temporal="conv")
+    alone = FrameCNN(channels=1, num_frames=5, size=16, dim=16, width=8, stages=2, heads=2, temporal="conv").train()
+    one = alone(clips(batch=1, frames=5), all_real(batch=1, frames=5))  # a batch norm over a single clip
+    assert one.x.isfinite().all()

@@ -81,3 +81,9 @@ def test_intervals_hold_the_numbers(rows: tuple[Tensor, Tensor]) -> None:
     off = (rows[0] - rows[1]).abs().double()
     low, high = metric.intervals()["score/mae"]
     assert high - low == pytest.approx(2 * 1.96 * float(off.std()) / 60**0.5, rel=0.25)
+
+
+def test_no_interval_without_a_number(rows: tuple[Tensor, Tensor]) -> None:
+    metric = fed(torch.full((60,), 2.0), rows[1])
+    assert set(metric.intervals()) == {"score/mae", "score/rmse"}
+    assert all(low < high for low, high in metric.intervals().values())
