@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from kinetext.config import Component, Recipe, TrainConfig, check_args, options, suggest, type_text
+from kinetext.config import Component, Recipe, TrainConfig
+from kinetext.options import check_args, options, suggest, type_text
 from kinetext.types import RecipeError
 
 MINIMAL = 'task.name = "classification"\ndata.name = "digits"\n'

@@ -19,7 +19,7 @@ from kinetext.contracts import (
     check_task,
 )
 from kinetext.interfaces import Codec, Dataset, Encoder, Fusion, Generator, Shape, Task
-from kinetext.types import Batch, Features, Known, Losses, Modality, Prediction, Sample, Target
+from kinetext.types import Batch, Features, Known, Losses, Modality, Prediction, Sample, Start, Target
 
 
 class Reader(Encoder):
@@ -144,6 +144,7 @@ class Blend(Generator):
     """Noise plus a number read from the text, with a switch for every flaw."""
 
     kind = "continuous"
+    abilities = frozenset({"known frames"})
 
     def __init__(self, flaw: str = "") -> None:
         super().__init__()
@@ -171,7 +172,11 @@ class Blend(Generator):
         steps: int,
         guidance: float,
         known: Known | None = None,
+        start: Start | None = None,
+        negative: Features | None = None,
     ) -> Tensor:
+        if self.flaw != "cannot say no":
+            self.refuse(guidance, known, start, negative)
         if isinstance(rng, Rng) or self.flaw == "rows":
             first = rng if isinstance(rng, Rng) else rng[0]
             noise = torch.randn(shape, generator=first)
@@ -200,7 +205,8 @@ class Blend(Generator):
         ("deaf", "samples ignore their rng"),
         ("unseeded", "two drafts with the same rng differ"),
         ("detached", "drafts have no gradients"),
-        ("forgets", "changes the frames that are known"),
+        ("forgets", "changes what is known"),
+        ("cannot say no", "which is none of its abilities"),
         ("refuses", "refuses the target shape it was built for"),
     ],
 )

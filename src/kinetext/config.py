@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import json
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import Field
 
+from kinetext.options import checked, suggest, toml_value, tupled
 from kinetext.types import MODALITIES, RecipeError, joined
 
 Count = Annotated[int, Field(ge=0)]
@@ -23,10 +19,6 @@ Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 AboveZero = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-_SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-_MISSING: Any = inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,9 @@ class TrainConfig:
 
     Args:
         steps: optimiser steps at most, >= 1.
-        minutes: wall-clock budget; the run ends at ``steps`` or here, whichever comes first. 0 = none.
+        minutes: time budget; the run ends at ``steps`` or here, whichever comes first. 0 = none.
+        clock: what minutes are: of the clock on the wall, or of a processor's work for this process, by which runs on a
+            busy machine compare fairly (on 2 cores without accelerator, one minute on the wall is up to two of work).
         batch: samples a batch and process, >= 1.
         accumulate: batches an optimiser step, >= 1.
         optimizer: "adamw", or "muon" for hidden matrices with AdamW for the rest.
@@ -89,6 +83,7 @@ class TrainConfig:
 
     steps: Positive = 1000
     minutes: NotNegative = 0.0
+    clock: Literal["wall", "processor"] = "wall"
     batch: Positive = 32
     accumulate: Positive = 1
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -214,101 +209,11 @@ class Recipe:
         return "\n".join(_table(name, values) for name, values in tables.items())
 
 
-@dataclass(frozen=True)
-class Option:
-    """A constructor argument as ``kinetext list`` shows it; ``default`` is TOML, "" where there is none."""
-
-    name: str
-    type_text: str
-    default: str
-    wired: bool
-
-
-def options(cls: type[Any], wired: Collection[str] = ()) -> list[Option]:
-    """The options of a component: its keyword-only arguments; ``wired`` names those that the assembly decides."""
-    known = _keywords(cls).items()
-    texts = {n: "" if n in wired or default in (_MISSING, None) else _value(default) for n, (_, default) in known}
-    return [Option(name, type_text(hint), texts[name], name in wired) for name, (hint, _) in known]
-
-
-def check_args(role: str, cls: type[Any], args: Mapping[str, Any], wired: Collection[str] = ()) -> dict[str, Any]:
-    """Checks a component's options against its constructor.
-
-    Args:
-        role: the recipe's section, for messages.
-        wired: names that the assembly decides; a recipe that sets one is refused.
-
-    Returns:
-        Every option but the wired ones, defaults spelled out, lists as tuples.
-
-    Raises:
-        RecipeError: an unknown, wired, missing or ill-typed option.
-    """
-    known = _keywords(cls)
-    legal = [name for name in known if name not in wired]
-    for name in args:
-        if name in wired and name in known:
-            raise RecipeError(f"{role}.{name}: decided by the assembly; take it out of the recipe")
-        if name not in legal:
-            raise RecipeError(f"{role}.{name}: no such option{suggest(name, legal)}; expected one of {joined(legal)}")
-    checked = {}
-    for name in legal:
-        hint, default = known[name]
-        value = args.get(name, default)
-        if value is _MISSING:
-            raise RecipeError(f"{role}.{name}: missing, expected {type_text(hint)}")
-        checked[name] = _checked(f"{role}.{name}", hint, value) if name in args else value
-    return checked
-
-
-def suggest(name: str, legal: Iterable[str]) -> str:
-    """What a message adds where a legal name is near: ", did you mean 'steps'?"."""
-    near = difflib.get_close_matches(name, list(legal), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
-
-
-def type_text(hint: Any) -> str:
-    """A type as messages and ``kinetext list`` show it."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        bounds = [m for a in args[1:] for m in (a.metadata if isinstance(a, FieldInfo) else [a])]
-        signs = [f"{sign} {getattr(b, key)}" for b in bounds for key, sign in _SIGNS if hasattr(b, key)]
-        return " ".join([type_text(args[0]), " and ".join(signs)]).strip()
-    if origin is Literal:
-        return " | ".join(_value(a) for a in args)
-    if origin in (Union, UnionType):
-        return " | ".join(type_text(a) for a in args if a is not NoneType)
-    if origin in (tuple, list, Sequence):
-        inner = [type_text(a) for a in args if a is not Ellipsis]
-        return f"list of {inner[0]}" if Ellipsis in args or origin is not tuple else f"[{', '.join(inner)}]"
-    return str(getattr(hint, "__name__", hint))
-
-
-def _keywords(cls: type[Any]) -> dict[str, tuple[Any, Any]]:
-    """Keyword-only constructor argument -> (type, default)."""
-    hints = get_type_hints(cls.__init__, include_extras=True)
-    parameters = inspect.signature(cls).parameters.values()
-    return {p.name: (hints.get(p.name, Any), p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _checked(where: str, hint: Any, value: Any) -> Any:
-    """The value, validated against its type; no conversion but int -> float and list -> tuple."""
-    try:
-        return TypeAdapter(hint, config=_STRICT).validate_python(_tupled(value))
-    except ValidationError as error:
-        shown = _value(value) if isinstance(value, (str, int, float, list, tuple)) else repr(value)
-        raise RecipeError(f"{where}: {shown}, expected {type_text(hint)}") from error
-
-
 def _check_section(name: str, section: Any) -> None:
     hints = get_type_hints(type(section), include_extras=True)
     for f in fields(section):
-        value = _checked(f"{name}.{f.name}", hints[f.name], getattr(section, f.name))
+        value = checked(f"{name}.{f.name}", hints[f.name], getattr(section, f.name))
         object.__setattr__(section, f.name, value)
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(_tupled(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -362,11 +267,11 @@ def _known(section: str, given: Iterable[str], legal: Collection[str]) -> None:
 
 
 def _component(where: str, value: Any) -> Component:
-    args = {k: _tupled(v) for k, v in _section(where, value).items()}
-    name = args.pop("name", _MISSING)
-    if name is _MISSING:
+    args = {k: tupled(v) for k, v in _section(where, value).items()}
+    name = args.pop("name", None)
+    if name is None:
         raise RecipeError(f'{where}.name: missing, expected the name of a component, such as name = "..."')
-    return Component(_checked(f"{where}.name", str, name), args)
+    return Component(checked(f"{where}.name", str, name), args)
 
 
 def _init(value: Any, where: str) -> dict[str, str]:
@@ -376,25 +281,11 @@ def _init(value: Any, where: str) -> dict[str, str]:
         if isinstance(source, Mapping):
             found |= {f"{key}.{rest}": s for rest, s in _init(source, f"{where}.{key}").items()}
         else:
-            found[key] = _checked(f"{where}.{key}", str, source)
+            found[key] = checked(f"{where}.{key}", str, source)
     return found
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:
     # TOML has no null: an option that is None is left out, and None is its default again
-    keys = {k: k if re.fullmatch(r"[A-Za-z0-9_-]+", k) else _value(k) for k in values}
-    return f"[{name}]\n" + "".join(f"{keys[k]} = {_value(v)}\n" for k, v in values.items() if v is not None)
-
-
-def _value(value: Any) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but TOML escapes DEL as well
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_value(v) for v in value)}]"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    raise RecipeError(f"{value!r}: a recipe holds only text, numbers, true, false and lists of them")
+    keys = {k: k if re.fullmatch(r"[A-Za-z0-9_-]+", k) else toml_value(k) for k in values}
+    return f"[{name}]\n" + "".join(f"{keys[k]} = {toml_value(v)}\n" for k, v in values.items() if v is not None)

@@ -13,10 +13,25 @@ from torch import Generator as Rng
 from torch import Tensor, nn
 
 from kinetext.text import TokenizerName
-from kinetext.types import Batch, Features, Known, Losses, Modality, Prediction, Sample, Target
+from kinetext.types import (
+    Batch,
+    DataError,
+    Features,
+    Known,
+    Losses,
+    Modality,
+    Prediction,
+    Sample,
+    Start,
+    Target,
+    joined,
+)
 
 Shape = tuple[int, ...]
 Registry = Mapping[str, type[Any]]
+# What a generator can be asked for besides a text: to keep whole frames, or any part of a clip; to change a clip; to
+# follow the text more or less closely (guidance other than 1); to keep away from another text.
+Ability = Literal["known frames", "known cells", "start", "guidance", "negative"]
 
 
 class Encoder(nn.Module, ABC):
@@ -66,10 +81,12 @@ class Fusion(nn.Module, ABC):
 class Codec(nn.Module, ABC):
     """Maps video to the space a generator works in, and back.
 
-    ``kind`` says whether targets are continuous latents ``(B, C', T', H', W')`` or token ids.
+    ``kind`` says whether targets are continuous latents ``(B, C', T', H', W')`` float, or token ids of the same
+    rank, int64 in [0, ``vocab``).
     """
 
     kind: Literal["continuous", "tokens"]
+    vocab: int = 0  # how many different tokens there are; 0 where targets are continuous
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
@@ -85,10 +102,20 @@ class Codec(nn.Module, ABC):
 
 
 class Generator(nn.Module, ABC):
-    """Learns the distribution of targets given a condition. A game: every player has its own turn."""
+    """Learns the distribution of targets given a condition. A game: every player has its own turn, and the last one
+    also trains what makes the condition.
+
+    The assembly gives a constructor those of ``channels``, ``num_frames``, ``height``, ``width`` (of the target),
+    ``vocab`` (of token targets) and ``cond_dim`` (width of the condition) that it names.
+    """
 
     kind: Literal["continuous", "tokens"]
     players: tuple[str, ...] = ("model",)
+    abilities: ClassVar[frozenset[Ability]] = frozenset()
+
+    def parameters_of(self, player: str) -> Iterable[tuple[str, nn.Parameter]]:
+        """Named trainable parameters that ``player`` learns; players share none."""
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
 
     @abstractmethod
     def check(self, shape: Shape) -> None:
@@ -96,7 +123,8 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
-        """What ``player`` minimises on targets ``(B, C', T', H', W')``.
+        """What ``player`` minimises on targets ``(B, C', T', H', W')``; token ids below 0 are absent: they are neither
+        seen nor learned.
 
         Args:
             frames: ``(T',)`` int64, ascending: which frames of the clip the target holds; None is 0 to T' - 1.
@@ -112,8 +140,40 @@ class Generator(nn.Module, ABC):
         steps: int,
         guidance: float,
         known: Known | None = None,
+        start: Start | None = None,
+        negative: Features | None = None,
     ) -> Tensor:
-        """A target of ``shape`` = (B, C', T', H', W'); ``rng`` is one, or one for every row."""
+        """A target of ``shape`` = (B, C', T', H', W').
+
+        Args:
+            rng: one, or one for every row.
+            steps: of a sampler that has steps, >= 1.
+            guidance: 1 follows the text as learned, more exaggerates it, 0 ignores it.
+            known: what is given and kept.
+            start: what is changed.
+            negative: features of a text to keep away from, of use with guidance above 1.
+
+        Raises:
+            DataError: something is asked for that is not among ``abilities``.
+        """
+
+    def refuse(self, guidance: float, known: Known | None, start: Start | None, negative: Features | None) -> None:
+        """Refuses what is asked for and not among ``abilities``.
+
+        Raises:
+            DataError: naming it.
+        """
+        asked: dict[Ability, bool] = {
+            "known frames": known is not None and bool((known.frames()[:, None, :, None, None] == known.cells()).all()),
+            "start": start is not None,
+            "guidance": guidance != 1,
+            "negative": negative is not None,
+        }
+        asked["known cells"] = known is not None and not asked["known frames"]
+        for ability, wanted in asked.items():
+            if wanted and ability not in self.abilities:
+                can = joined(sorted(self.abilities))
+                raise DataError(f"{ability}: {type(self).__name__.lower()} can't do that; it can do {can}")
 
     def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
         """What a reward can teach: a target of ``shape`` that is still being made, with gradients, a pure function of

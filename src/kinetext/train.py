@@ -217,7 +217,8 @@ def _loop(
     draw: Draw | None,
 ) -> None:
     config = trainer.config
-    began, before = time.monotonic(), trainer.seconds
+    clock = time.process_time if config.clock == "processor" else time.monotonic
+    began, before = clock(), trainer.seconds
     saved_at = before
     done = trainer.progress() >= 1 or _patience_spent(trainer)
     while not done:
@@ -231,7 +232,7 @@ def _loop(
         if trainer.ema:
             trainer.ema.update()
         trainer.step += 1
-        (trainer.seconds,) = _most(trainer, before + time.monotonic() - began)
+        (trainer.seconds,) = _most(trainer, before + clock() - began)
         meter.step(trainer.step, trainer.progress(), trainer.seconds, logged, lr, sum(map(len, mine)))
 
         # now and then: judge, draw, save
@@ -242,7 +243,7 @@ def _loop(
             with trainer.weights():
                 draw(trainer.task.eval(), trainer.step)
             trainer.task.train()
-        trainer.seconds, *wishes = _most(trainer, before + time.monotonic() - began, done, stop.asked)
+        trainer.seconds, *wishes = _most(trainer, before + clock() - began, done, stop.asked)
         done, asked = map(bool, wishes)
         overdue = trainer.seconds - saved_at > 60 * config.save_minutes
         if done or asked or overdue or _due(config.save_every, trainer.step):

@@ -259,7 +259,7 @@ class Known:
 
     Args:
         target: ``(B, C, T, H, W)`` in the codec's target space.
-        mask: ``(B, T)`` bool, True = this frame is given.
+        mask: bool, True = this is given: whole frames ``(B, T)``, or cells of the target ``(B, 1, T, H, W)``.
     """
 
     target: Tensor
@@ -267,9 +267,39 @@ class Known:
 
     def __post_init__(self) -> None:
         _check("known.target", self.target, 5, self.target.dtype, None)
-        _check("known.mask", self.mask, 2, torch.bool, len(self.target))
-        if self.mask.shape[1] != self.target.shape[2]:
-            raise ValueError(f"known.mask: {self.mask.shape[1]} frames, expected {self.target.shape[2]}")
+        whole = self.mask.ndim == 2
+        _check("known.mask", self.mask, 2 if whole else 5, torch.bool, len(self.target))
+        expected = (self.target.shape[2],) if whole else (1, *self.target.shape[2:])
+        if tuple(self.mask.shape[1:]) != expected:
+            raise ValueError(f"known.mask: {tuple(self.mask.shape)}, expected {(len(self.target), *expected)}")
+
+    def frames(self) -> Tensor:
+        """``(B, T)`` bool: which frames are given as a whole."""
+        return self.mask if self.mask.ndim == 2 else self.mask.flatten(3).all(3)[:, 0]
+
+    def cells(self) -> Tensor:
+        """``(B, 1, T, H, W)`` bool: which cells of the target are given."""
+        if self.mask.ndim == 5:
+            return self.mask
+        return self.mask[:, None, :, None, None].expand(-1, 1, -1, *self.target.shape[3:])
+
+
+@dataclass(frozen=True)
+class Start:
+    """A target that generation changes, instead of beginning from nothing.
+
+    Args:
+        target: ``(B, C, T, H, W)`` in the codec's target space.
+        strength: how much of it may change, in (0, 1]; 1 keeps nothing of it.
+    """
+
+    target: Tensor
+    strength: float
+
+    def __post_init__(self) -> None:
+        _check("start.target", self.target, 5, self.target.dtype, None)
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"start.strength: {self.strength}, expected more than 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -293,6 +323,12 @@ class Prediction:
 def joined(values: Sequence[object]) -> str:
     """Legal values as a message shows them."""
     return ", ".join(str(v) for v in values) or "(none)"
+
+
+def check_legal(name: str, value: object, holds: bool, legal: str) -> None:
+    """Refuses an option of a constructor, by a ValueError that names it."""
+    if not holds:
+        raise ValueError(f"{name}: {value}, expected {legal}")
 
 
 def check_between(name: str, value: float, low: float, high: float) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kinetext.generators.flow import Flow, patchify, unpatchify
+from kinetext.generators.flow import Flow
+from kinetext.nn.denoiser import patchify, unpatchify
 from kinetext.types import Features, Known
 
 

@@ -6,7 +6,7 @@ import inspect
 import re
 
 from kinetext import assemble
-from kinetext.config import options, suggest
+from kinetext.options import options, suggest
 from kinetext.types import RecipeError, joined
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from kinetext import manifest, video
-from kinetext.config import Recipe, check_args, suggest
+from kinetext.config import Recipe
 from kinetext.datasets.digits import Digits
 from kinetext.interfaces import Dataset
+from kinetext.options import check_args, suggest
 from kinetext.types import DataError, Progress, Sample, joined
 
 _MADE = {"digits": Digits}

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from kinetext import codecs, datasets, encoders, fusion, generators
-from kinetext.config import Component, Recipe, check_args, suggest
+from kinetext.config import Component, Recipe
 from kinetext.interfaces import Registry
+from kinetext.options import check_args, suggest
 from kinetext.tasks import REGISTRY as TASKS
 from kinetext.types import RecipeError, joined
 
@@ -25,7 +26,7 @@ WIRED: Mapping[str, frozenset[str]] = {
     "encoders": frozenset({"vocab", "words", "channels", "num_frames", "size", "modality", "vector_dim", "kept"}),
     "fusion": frozenset({"dims"}),
     "codec": frozenset({"channels"}),
-    "generator": frozenset({"channels", "cond_dim"}),
+    "generator": frozenset({"channels", "num_frames", "height", "width", "vocab", "cond_dim"}),
     "data": frozenset({"split"}),
 }
 

@@ -100,7 +100,7 @@ class Parts:
         fits("codec", lambda: made.target_shape(self.shape()))
         return made
 
-    def generator(self, codec: Codec, text: Encoder) -> Generator:
+    def generator(self, codec: Codec, cond: Encoder) -> Generator:
         if self.recipe.generator is None:
             raise RecipeError(f"generator: missing; expected one of {joined(sorted(generators.REGISTRY))}")
         cls = find("generator", self.recipe.generator.name)
@@ -110,7 +110,9 @@ class Parts:
                 f"but codec {self.recipe.codec and self.recipe.codec.name} gives {codec.kind} ones"
             )
         target = codec.target_shape(self.shape())
-        made: Generator = make("generator", self.recipe.generator, {"channels": target[0], "cond_dim": text.dim})
+        names = ("channels", "num_frames", "height", "width")
+        sizes = {**dict(zip(names, target, strict=True)), "vocab": codec.vocab, "cond_dim": cond.dim}
+        made: Generator = make("generator", self.recipe.generator, sizes)
         fits("generator", lambda: made.check(target))
         return made
 

@@ -10,7 +10,7 @@ import kinetext
 from kinetext import runtime
 from kinetext.assemble.catalog import resolve
 from kinetext.checkpoint import Run
-from kinetext.config import suggest
+from kinetext.options import suggest
 from kinetext.types import RunError, joined
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from kinetext.contracts.promises import (
     ContractError,
     check_learning,
     check_loss,
+    check_players,
     check_state,
     close,
     require,
@@ -17,9 +20,9 @@ from kinetext.contracts.promises import (
     still_copy,
     total_of,
 )
-from kinetext.interfaces import Codec, Generator, Shape
+from kinetext.interfaces import Ability, Codec, Generator, Shape
 from kinetext.runtime import rng
-from kinetext.types import Features, KinetextError, Known
+from kinetext.types import Features, KinetextError, Known, Start
 
 
 def check_codec(codec: Codec, *, shape: Shape = (1, 4, 32, 32)) -> None:
@@ -95,6 +98,7 @@ def check_generator(generator: Generator, *, shape: Shape = (1, 4, 8, 8), cond_d
             require(close(given, seen), generator, "frames 0 to T' - 1 are not what frames = None means")
             unseen = still.loss(target, hidden, player=player, rng=rng(0)).total
             require(close(seen, unseen), generator, "what stands at masked positions of the text changes the loss")
+        check_players(generator)
         check_learning(
             generator,
             lambda module: sum(
@@ -105,7 +109,7 @@ def check_generator(generator: Generator, *, shape: Shape = (1, 4, 8, 8), cond_d
         if type(generator).draft is not Generator.draft:
             _check_drafts(still, size, cond, hidden)
             check_learning(generator, lambda module: total_of(module.draft(size, cond, rng=rng(0), steps=3)))
-        check_state(generator, lambda module: module.sample(size, cond, rng=rng(0), steps=2, guidance=2.0))
+        check_state(generator, lambda module: module.sample(size, cond, rng=rng(0), steps=2, guidance=1.0))
 
 
 def _check_drafts(generator: Generator, size: Shape, cond: Features, hidden: Features) -> None:
@@ -129,8 +133,11 @@ def _check_drafts(generator: Generator, size: Shape, cond: Features, hidden: Fea
 def _check_samples(generator: Generator, target: Tensor, cond: Features, hidden: Features) -> None:
     size = tuple(target.shape)
 
-    def make(seed: int, cond: Features = cond, known: Known | None = None) -> Tensor:
-        return generator.sample(size, cond, rng=rng(seed), steps=2, guidance=2.0, known=known)
+    # more than as learned, of one that can
+    scale = 2.0 if "guidance" in generator.abilities else 1.0
+
+    def make(seed: int, cond: Features = cond) -> Tensor:
+        return generator.sample(size, cond, rng=rng(seed), steps=2, guidance=scale)
 
     torch.manual_seed(1)
     first = make(0)
@@ -141,14 +148,37 @@ def _check_samples(generator: Generator, target: Tensor, cond: Features, hidden:
     require(torch.equal(first, make(0)), generator, "two samples with the same rng differ")
     require(not torch.equal(first, make(1)), generator, "samples ignore their rng")
     require(close(first, make(0, hidden)), generator, "what stands at masked positions of the text changes the sample")
-    together = generator.sample(size, cond, rng=[rng(i) for i in range(size[0])], steps=2, guidance=2.0)
+    together = generator.sample(size, cond, rng=[rng(i) for i in range(size[0])], steps=2, guidance=scale)
     one = Features(cond.x[2:3], cond.mask[2:3])
-    alone = generator.sample((1, *size[1:]), one, rng=[rng(2)], steps=2, guidance=2.0)
+    alone = generator.sample((1, *size[1:]), one, rng=[rng(2)], steps=2, guidance=scale)
     require(close(alone[0], together[2]), generator, "a row with its own rng changes with the other rows")
-    given = torch.zeros(size[0], size[2], dtype=torch.bool)
-    given[:, 0] = True
-    try:
-        filled = make(0, known=Known(target, given))
-    except KinetextError:
-        return  # says in plain words that it can't keep known frames
-    require(torch.equal(filled[:, :, 0], target[:, :, 0]), generator, "changes the frames that are known")
+    _check_abilities(generator, target, cond)
+
+
+def _check_abilities(generator: Generator, target: Tensor, cond: Features) -> None:
+    """What it says it can, it does; anything else it refuses in plain words."""
+    frames = torch.zeros(len(target), target.shape[2], dtype=torch.bool)
+    frames[:, 0] = True
+    cells = torch.zeros(len(target), 1, *target.shape[2:], dtype=torch.bool)
+    cells[..., : target.shape[4] // 2] = True
+    plain: dict[str, Any] = {"guidance": 1.0, "known": None, "start": None, "negative": None}
+    asked: dict[Ability, dict[str, Any]] = {
+        "known frames": {"known": Known(target, frames)},
+        "known cells": {"known": Known(target, cells)},
+        "start": {"start": Start(target, 0.5)},
+        "guidance": {"guidance": 2.0},
+        "negative": {"negative": Features(cond.x.flip(0), cond.mask.flip(0)), "guidance": 2.0},
+    }
+    for ability, wish in asked.items():
+        try:
+            made = generator.sample(tuple(target.shape), cond, rng=rng(0), steps=2, **{**plain, **wish})
+        except KinetextError as error:
+            require(
+                ability not in generator.abilities, generator, f"refuses {ability}, an ability of its own ({error})"
+            )
+            continue
+        able = ability in generator.abilities or (ability == "negative" and "guidance" not in generator.abilities)
+        require(able, generator, f"takes {ability}, which is none of its abilities")
+        if "known" in wish:
+            mask = wish["known"].cells().expand_as(target)
+            require(torch.equal(made[mask], target[mask]), generator, f"changes what is known ({ability})")

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kinetext.interfaces import Shape
+from kinetext.interfaces import Generator, Shape, Task
 from kinetext.runtime import rng
 from kinetext.types import Features, Losses
 
@@ -89,6 +89,18 @@ def check_state(module: M, run: Callable[[M], Tensor]) -> None:
         raise ContractError(f"{type(module).__name__}: the state dict can't be saved and loaded ({error})") from error
     same = torch.equal(run(other.eval()), expected)
     require(same, module, "gives another result after its state dict went to disk and back")
+
+
+def check_players(who: Generator | Task) -> None:
+    """Players share no parameter, and leave none out."""
+    require(len(who.players) > 0 and len(set(who.players)) == len(who.players), who, f"players are {who.players}")
+    owner: dict[int, str] = {}
+    for player in who.players:
+        for name, parameter in who.parameters_of(player):
+            before = owner.setdefault(id(parameter), player)
+            require(before == player, who, f"{name} belongs to both {before} and {player}")
+    lost = [name for name, p in who.named_parameters() if p.requires_grad and id(p) not in owner]
+    require(not lost, who, f"no player trains {', '.join(lost)}")
 
 
 def check_loss(who: object, players: Sequence[str], run: Callable[[str, int], Losses], *, random: bool) -> None:

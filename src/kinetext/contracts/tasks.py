@@ -11,6 +11,7 @@ from kinetext.contracts.promises import (
     ATOL,
     ContractError,
     check_loss,
+    check_players,
     check_state,
     close,
     gradients_reach,
@@ -31,7 +32,7 @@ def check_task(task: Task, batch: Batch) -> None:
             not a pure function of the random generator passed in, a masked modality matters, a prediction
             has the wrong shape or range or depends on other rows, or the state dict lacks something.
     """
-    _check_players(task)
+    check_players(task)
     with torch.random.fork_rng(devices=[]):
         still = still_copy(task)
         check_loss(task, task.players, lambda p, seed: still.loss(batch, player=p, rng=rng(seed)), random=False)
@@ -52,17 +53,6 @@ def _check_gradients(task: Task, batch: Batch, player: str) -> None:
             continue  # says in plain words that it needs this modality
     mine = [(name, p) for name, p in shaken.parameters_of(player) if p.requires_grad]
     gradients_reach(task, mine, total)
-
-
-def _check_players(task: Task) -> None:
-    require(len(task.players) > 0 and len(set(task.players)) == len(task.players), task, f"players are {task.players}")
-    owner: dict[int, str] = {}
-    for player in task.players:
-        for name, parameter in task.parameters_of(player):
-            before = owner.setdefault(id(parameter), player)
-            require(before == player, task, f"{name} belongs to both {before} and {player}")
-    lost = [name for name, p in task.named_parameters() if p.requires_grad and id(p) not in owner]
-    require(not lost, task, f"no player trains {', '.join(lost)}")
 
 
 @torch.no_grad()

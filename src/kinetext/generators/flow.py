@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator as Rng
-from torch import Tensor, nn
+from torch import Tensor
 
-from kinetext.interfaces import Generator, Shape
-from kinetext.nn.embedding import TimeEmbedding, rope_3d
-from kinetext.nn.norm import RMSNorm
-from kinetext.nn.transformer import ModulatedBlock
-from kinetext.types import Features, Known, Losses
+from kinetext.interfaces import Ability, Generator, Shape
+from kinetext.nn.denoiser import VideoDenoiser
+from kinetext.nn.noise import normal
+from kinetext.types import Features, Known, Losses, Start, check_legal
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -45,6 +44,7 @@ class Flow(Generator):
         time_floor: least value of (1 - t) in the loss, in (0, 1).
         independent: share of training clips, in [0, 1], where every frame has its own time.
         history: share of training clips, in [0, 1], whose first frames are known (t = 1).
+        gaps: share of training clips, in [0, 1], of which every second, third or fourth frame is known.
         cond_dropout: share of training clips, in [0, 1], that see no text (for guidance).
         sampler: "heun" (two evaluations a step) or "euler" (one).
         guidance_from, guidance_to: guide only while t is in this interval of [0, 1].
@@ -52,6 +52,9 @@ class Flow(Generator):
     """
 
     kind: Literal["continuous", "tokens"] = "continuous"
+    abilities: ClassVar[frozenset[Ability]] = frozenset(
+        {"known frames", "known cells", "start", "guidance", "negative"}
+    )
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class Flow(Generator):
         time_floor: float = 0.05,
         independent: float = 0.1,
         history: float = 0.1,
+        gaps: float = 0.0,
         cond_dropout: float = 0.1,
         sampler: Literal["heun", "euler"] = "heun",
         guidance_from: float = 0.0,
@@ -74,18 +78,19 @@ class Flow(Generator):
         shift: float = 1.0,
     ) -> None:
         super().__init__()
-        _legal("depth", depth, depth >= 1, ">= 1")
-        _legal("patch", patch, patch >= 1, ">= 1")
-        _legal("dim", dim, dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
-        _legal("time_std", time_std, time_std > 0, "> 0")
-        _legal("time_floor", time_floor, 0 < time_floor < 1, "in (0, 1)")
-        _legal("shift", shift, shift > 0, "> 0")
-        _legal("cond_dropout", cond_dropout, 0 <= cond_dropout <= 1, "in [0, 1]")
-        shares = min(independent, history) >= 0 and independent + history <= 1
-        _legal("independent + history", independent + history, shares, "shares that add up to at most 1")
-        self.network = FlowTransformer(channels, cond_dim, dim, depth, heads, patch)
+        check_legal("depth", depth, depth >= 1, ">= 1")
+        check_legal("patch", patch, patch >= 1, ">= 1")
+        check_legal("dim", dim, dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
+        check_legal("time_std", time_std, time_std > 0, "> 0")
+        check_legal("time_floor", time_floor, 0 < time_floor < 1, "in (0, 1)")
+        check_legal("shift", shift, shift > 0, "> 0")
+        check_legal("cond_dropout", cond_dropout, 0 <= cond_dropout <= 1, "in [0, 1]")
+        shares = (independent, history, gaps)
+        legal = min(shares) >= 0 and sum(shares) <= 1
+        check_legal("independent + history + gaps", sum(shares), legal, "shares that add up to at most 1")
+        self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch)
         self.time_mean, self.time_std, self.time_floor = time_mean, time_std, time_floor
-        self.independent, self.history, self.cond_dropout = independent, history, cond_dropout
+        self.independent, self.history, self.gaps, self.cond_dropout = independent, history, gaps, cond_dropout
         self.sampler, self.shift = sampler, shift
         self.guidance_from, self.guidance_to = guidance_from, guidance_to
 
@@ -117,10 +122,15 @@ class Flow(Generator):
         normal = torch.randn(batch, frames, generator=rng, device=on)
         kind_B = torch.rand(batch, generator=rng, device=on)
         length_B = 1 + (torch.rand(batch, generator=rng, device=on) * (frames - 1)).long()
+        every_B = torch.randint(2, 5, (batch,), generator=rng, device=on)
         own_B1 = (kind_B < self.independent)[:, None]
         t_BT = torch.where(own_B1, normal, normal[:, :1]).mul(self.time_std).add(self.time_mean).sigmoid()
-        with_history_B = (kind_B >= self.independent) & (kind_B < self.independent + self.history) & (frames > 1)
-        known_BT = with_history_B[:, None] & (torch.arange(frames, device=on) < length_B[:, None])
+        place_T = torch.arange(frames, device=on)
+        ends = (self.independent, self.independent + self.history, self.independent + self.history + self.gaps)
+        with_history_B = (kind_B >= ends[0]) & (kind_B < ends[1]) & (frames > 1)
+        with_gaps_B = (kind_B >= ends[1]) & (kind_B < ends[2]) & (frames > 1)
+        known_BT = with_history_B[:, None] & (place_T < length_B[:, None])
+        known_BT |= with_gaps_B[:, None] & (place_T % every_B[:, None] == 0)
         return t_BT.masked_fill(known_BT, 1.0), known_BT
 
     @torch.no_grad()
@@ -133,32 +143,44 @@ class Flow(Generator):
         steps: int,
         guidance: float,
         known: Known | None = None,
+        start: Start | None = None,
+        negative: Features | None = None,
     ) -> Tensor:
         """Integrates from noise at t = 0 to data at t = 1 in ``steps`` >= 1 steps.
 
-        Args:
-            guidance: 1 follows the text as learned, more exaggerates it, 0 ignores it.
+        Known frames have t = 1. Known cells of other frames are put back on their own straight line after every
+        step (Lugmayr et al. 2022, "RePaint", eq. 8, with the noise of the clip). What is changed begins on its line
+        at t = 1 - strength (Meng et al. 2022, "SDEdit", section 3), and takes that share of the steps. A negative
+        text takes the place of no text in the guidance.
         """
-        if steps < 1:
-            raise ValueError(f"steps: {steps}, expected >= 1")
-        z = _noise(shape, rng, cond.x.device)
+        check_legal("steps", steps, steps >= 1, ">= 1")
+        self.refuse(guidance, known, start, negative)
+        noise = normal(shape, rng, cond.x.device)
+        begin = 1.0 - start.strength if start else 0.0
+        z = noise if start is None else begin * start.target + (1 - begin) * noise
         fixed_BT = torch.zeros(shape[0], shape[2], dtype=torch.bool, device=z.device)
         if known is not None:
-            fixed_BT = known.mask
-            z = torch.where(_per_frame(fixed_BT), known.target, z)
-        times = self._grid(steps)
+            fixed_BT = known.frames()
+
+        def kept(z: Tensor, t: float) -> Tensor:
+            if known is None:
+                return z
+            on_line = torch.where(_per_frame(fixed_BT), known.target, t * known.target + (1 - t) * noise)
+            return torch.where(known.cells(), on_line, z)
 
         def velocity(z: Tensor, t: float) -> Tensor:
             t_BT = torch.full(fixed_BT.shape, t, device=z.device).masked_fill(fixed_BT, 1.0)
-            v = self._guided(z, t_BT, cond, guidance if self.guidance_from <= t <= self.guidance_to else 1.0)
+            scale = guidance if self.guidance_from <= t <= self.guidance_to else 1.0
+            v = self._guided(z, t_BT, cond, negative, scale)
             return v.masked_fill(_per_frame(fixed_BT), 0.0)
 
-        for now, after in pairwise(times):
+        z = kept(z, begin)
+        for now, after in pairwise(self._grid(steps, begin)):
             v = velocity(z, now)
             ahead = z + (after - now) * v
             if self.sampler == "heun" and after < 1:
-                ahead = z + (after - now) * (v + velocity(ahead, after)) / 2
-            z = ahead
+                ahead = z + (after - now) * (v + velocity(kept(ahead, after), after)) / 2
+            z = kept(ahead, after)
         return z
 
     def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
@@ -169,7 +191,7 @@ class Flow(Generator):
         """
         if steps < 2:
             raise ValueError(f"steps: {steps}, expected >= 2")
-        z = _noise(shape, rng, cond.x.device)
+        z = normal(shape, rng, cond.x.device)
         # not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
         done = int(torch.randint(max(1, steps // 4), steps, (), generator=rng, device=rng.device))
         times = self._grid(steps)[: done + 1]
@@ -183,17 +205,18 @@ class Flow(Generator):
         expected: Tensor = self.network(z, at(times[-1]), cond, frames).float()
         return expected
 
-    def _grid(self, steps: int) -> list[float]:
-        """``steps + 1`` times from 0 to 1."""
+    def _grid(self, steps: int, begin: float = 0.0) -> list[float]:
+        """``steps + 1`` times from 0 to 1; what is left of them where only those after ``begin`` are wanted."""
         times = torch.linspace(0, 1, steps + 1)
         times = times / (self.shift - (self.shift - 1) * times)
         # rounding may leave the last a bit aside, and the last step must end at the data
-        return [*times[:-1].tolist(), 1.0]
+        return [begin, *(t for t in times[1:-1].tolist() if t > begin), 1.0]
 
-    def _guided(self, z: Tensor, t_BT: Tensor, cond: Features, guidance: float) -> Tensor:
+    def _guided(self, z: Tensor, t_BT: Tensor, cond: Features, negative: Features | None, guidance: float) -> Tensor:
         if guidance == 1.0:
             return self._velocity(z, t_BT, cond)
-        both = Features(cond.x.repeat(2, 1, 1), torch.cat([cond.mask, torch.zeros_like(cond.mask)]))
+        other = negative or Features(cond.x, torch.zeros_like(cond.mask))
+        both = Features(torch.cat([cond.x, other.x]), torch.cat([cond.mask, other.mask]))
         with_text, without = self._velocity(z.repeat(2, 1, 1, 1, 1), t_BT.repeat(2, 1), both).chunk(2)
         return without + guidance * (with_text - without)
 
@@ -203,73 +226,5 @@ class Flow(Generator):
         return (x_hat - z) / (1 - _per_frame(t_BT)).clamp(min=1e-6)
 
 
-def _legal(name: str, value: float, holds: bool, legal: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}: {value}, expected {legal}")
-
-
 def _per_frame(x_BT: Tensor) -> Tensor:
     return x_BT[:, None, :, None, None]
-
-
-def _noise(shape: Shape, rng: Rng | Sequence[Rng], on: torch.device) -> Tensor:
-    if isinstance(rng, Rng):
-        return torch.randn(shape, generator=rng, device=rng.device).to(on)
-    rows = [torch.randn(shape[1:], generator=one, device=one.device) for one in rng]
-    return torch.stack(rows).to(on)
-
-
-class FlowTransformer(nn.Module):
-    """``(z, t, text) -> x``: patches of all frames in one sequence, 3-D rotary positions.
-
-    A DiT (Peebles & Xie 2023) with RMSNorm, QK-norm, SwiGLU and text keys in every attention.
-    """
-
-    def __init__(self, channels: int, cond_dim: int, dim: int, depth: int, heads: int, patch: int) -> None:
-        super().__init__()
-        self.patch = patch
-        self.head_dim = dim // heads
-        self.embed = nn.Linear(channels * patch * patch, dim)
-        self.time = TimeEmbedding(dim)
-        self.no_text = nn.Parameter(torch.randn(cond_dim) * 0.02)
-        self.text = nn.Linear(cond_dim, dim)
-        modulation = nn.Linear(dim, 6 * dim)
-        nn.init.normal_(modulation.weight, std=0.02)
-        nn.init.zeros_(modulation.bias)
-        self.modulation = nn.Sequential(nn.SiLU(), modulation)
-        self.blocks = nn.ModuleList(ModulatedBlock(dim, heads, context_dim=cond_dim) for _ in range(depth))
-        self.norm = RMSNorm(dim)
-        self.out = nn.Linear(dim, channels * patch * patch)
-
-    def forward(self, z_BCTHW: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
-        """``(B, C, T, H, W)``, times ``(B, T)``, text features -> clean estimate ``(B, C, T, H, W)``.
-
-        ``frames_T`` are the frames' positions in the clip, 0 to T - 1 where None.
-        """
-        rows, columns = z_BCTHW.shape[3] // self.patch, z_BCTHW.shape[4] // self.patch
-        if frames_T is None:
-            frames_T = torch.arange(z_BCTHW.shape[2], device=z_BCTHW.device)
-        # absent tokens become a learned vector, so attention needs no mask and "no text" is a text too
-        context = torch.where(cond.mask.unsqueeze(-1), cond.x, self.no_text.to(cond.x.dtype))
-        pooled = torch.where(cond.mask.any(1, keepdim=True), cond.pooled(), self.no_text.to(cond.x.dtype))
-        signal_BTD = self.time(t_BT) + self.text(pooled)[:, None]
-        modulation = self.modulation(signal_BTD).unflatten(-1, (6, -1))
-        rope = rope_3d(frames_T, (rows, columns), self.head_dim)
-        x = self.embed(patchify(z_BCTHW, self.patch))
-        for block in self.blocks:
-            x = block(x, modulation, context, rope)
-        return unpatchify(self.out(self.norm(x)), self.patch, (rows, columns))
-
-
-def patchify(z_BCTHW: Tensor, patch: int) -> Tensor:
-    """``(B, C, T, H, W)`` -> ``(B, T, S, C * patch^2)``, S patches of a frame in row-major order."""
-    if z_BCTHW.shape[3] % patch or z_BCTHW.shape[4] % patch:
-        raise ValueError(f"patch: {patch} does not divide a target of {tuple(z_BCTHW.shape[3:])}")
-    x = z_BCTHW.unflatten(3, (-1, patch)).unflatten(5, (-1, patch))  # B C T h p w q
-    return x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(2, 3)
-
-
-def unpatchify(x_BTSD: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """The inverse of ``patchify``; ``grid`` is (rows, columns) of patches."""
-    x = x_BTSD.unflatten(3, (-1, patch, patch)).unflatten(2, grid)  # B T h w C p q
-    return x.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)

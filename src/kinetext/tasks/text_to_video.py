@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from kinetext.interfaces import Codec, Dataset, Encoder, Generator, Reward, Shape, Task
-from kinetext.types import Batch, DataError, Losses, Prediction, RecipeError
+from kinetext.types import Batch, DataError, Known, Losses, Prediction, RecipeError, Start
 
 CACHE_BYTES = 2**33  # of targets that a process may keep in memory
 
@@ -91,6 +91,13 @@ class TextToVideo(Task):
         self.codec.eval()
         return self
 
+    def parameters_of(self, player: str) -> Iterable[tuple[str, nn.Parameter]]:
+        """Those of the generator's player; the last player also trains the text encoder."""
+        named = [(f"generator.{name}", p) for name, p in self.generator.parameters_of(player)]
+        if player == self.players[-1]:
+            named += [(f"encoders.{name}", p) for name, p in self.encoders.named_parameters() if p.requires_grad]
+        return named
+
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
         batch.must_have_video("text to video learns from clips")
         (rewarder,) = self._rewarder
@@ -108,7 +115,8 @@ class TextToVideo(Task):
         """The generator's own loss on given clips."""
         frames = self._frames(batch.video, rng) if self.train_frames and self.training else None
         target = self._target(batch, frames)
-        cond = self.encoders["text"](batch.tokens, batch.token_mask)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and player == self.players[-1]):
+            cond = self.encoders["text"](batch.tokens, batch.token_mask)
         losses: Losses = self.generator.loss(target, cond, player=player, rng=rng, frames=frames)
         return losses
 
@@ -145,15 +153,43 @@ class TextToVideo(Task):
     def predict(self, batch: Batch, *, rng: torch.Generator | Sequence[torch.Generator]) -> Prediction:
         return self.generate(batch, rng=rng, steps=self.steps, guidance=self.guidance)
 
-    @torch.no_grad()
     def generate(
         self, batch: Batch, *, rng: torch.Generator | Sequence[torch.Generator], steps: int, guidance: float
     ) -> Prediction:
         """A clip for every text of the batch; its videos are not looked at."""
+        return Prediction(video=self.decode(self.sample(batch, rng=rng, steps=steps, guidance=guidance)))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch: Batch,
+        *,
+        rng: torch.Generator | Sequence[torch.Generator],
+        steps: int,
+        guidance: float,
+        known: Known | None = None,
+        start: Start | None = None,
+        negative: Batch | None = None,
+    ) -> Tensor:
+        """A target for every text of the batch, ``(B, C', T', H', W')``, to be decoded; its videos are not looked at.
+
+        Args:
+            known, start: as ``Generator.sample`` takes them, in the codec's space.
+            negative: as many other texts, to keep away from.
+        """
         cond = self.encoders["text"](batch.tokens, batch.token_mask)
+        other = None if negative is None else self.encoders["text"](negative.tokens, negative.token_mask)
         shape = (len(batch), *self.codec.target_shape(self.shape))
-        target = self.generator.sample(shape, cond, rng=rng, steps=steps, guidance=guidance)
-        return Prediction(video=self.codec.decode(target, (len(batch), *self.shape)))
+        made: Tensor = self.generator.sample(
+            shape, cond, rng=rng, steps=steps, guidance=guidance, known=known, start=start, negative=other
+        )
+        return made
+
+    @torch.no_grad()
+    def decode(self, target: Tensor) -> Tensor:
+        """Targets -> clips ``(B, C, T, H, W)`` in [-1, 1]."""
+        video: Tensor = self.codec.decode(target, (len(target), *self.shape))
+        return video
 
 
 def check_cache(name: str, data: Dataset, target: Shape) -> None:
