@@ -344,7 +344,7 @@ class Shapes(Dataset):
         # a place that a clip has not is filled with its first object, which is not drawn
         places = [[s.objects[place if place < len(s.objects) else 0] for s in scenes] for place in range(_MOST)]
         radius = np.stack([_radius(dice, place, some) for place, some in enumerate(places)], 1)
-        reach = radius * [[REACH[some[row].shape] for some in places] for row in range(len(scenes))] + 0.5
+        reach = radius * [[REACH[some[row].shape] for some in places] for row in range(len(scenes))] + 1.0
         motions = [np.array([o.motion for o in some]) for some in places]
         tracks = [track(some, dice, f"track{place}", FRAMES) for place, some in enumerate(motions)]
         arrange(tracks, reach, there, dice, SIZE)
