@@ -259,6 +259,27 @@ def test_data_make_and_show(cli: Cli, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["digits", "sheet.png"]
 
 
+def test_shapes_are_made_with_all_their_columns(cli: Cli, tmp_path: Path) -> None:
+    from kinetext.datasets.folder import Folder
+    from kinetext.datasets.shapes import TARGETS, Shapes, scene_of
+
+    folder = tmp_path / "shapes"
+    assert cli("data", "make", "shapes", folder, "objects=[2]", "--clips", 5).code == 0
+    columns = tuple(target.name for target in TARGETS)
+    data = Folder(root=str(folder), targets=columns, multi=columns[:4], num_frames=16, size=64)
+    world = Shapes(objects=(2,), clips=4)
+    for index in range(4):
+        written, made = data[index], world[index]
+        assert written.text == made.text
+        scene = scene_of(written.text or "")
+        assert scene is not None
+        assert written.labels == made.labels == scene.labels()
+        assert written.video is not None
+        assert made.video is not None
+        assert (written.video - made.video).abs().mean() < 0.05  # colours too survive the file
+    assert "yellow" in cli("data", "show", folder, "--num", 5).out
+
+
 def test_demo_reads_back_what_it_made(runs: SimpleNamespace, tmp_path: Path) -> None:
     from kinetext.apps import demo
     from kinetext.datasets.digits import objects_of

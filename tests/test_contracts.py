@@ -116,6 +116,10 @@ def digits(folder: Path, split: str) -> Dataset:
     return datasets.REGISTRY["digits"](clips=5, split=split)
 
 
+def shapes(folder: Path, split: str) -> Dataset:
+    return datasets.REGISTRY["shapes"](clips=5, split=split)
+
+
 def clips_in_a_folder(folder: Path, split: str) -> Dataset:
     """Five short clips with everything random that training may do; one row has no text, one no label."""
     rows = ["file_name,text,shade,split"]
@@ -130,7 +134,7 @@ def clips_in_a_folder(folder: Path, split: str) -> Dataset:
 
 
 # how to make each dataset at a small size; a new dataset gets a line here
-DATASETS = {"digits": digits, "folder": clips_in_a_folder}
+DATASETS = {"digits": digits, "folder": clips_in_a_folder, "shapes": shapes}
 
 
 def test_a_check_leaves_no_trace() -> None:

@@ -50,6 +50,8 @@ def overrides(recipe: Recipe) -> list[str]:
         found += [f"{where}.{option}={value}" for option, value in SMALL[where].items() if option in args]
     if recipe.data.name == "digits":
         found += ['data.root=""', "data.clips=4"]
+    if recipe.data.name == "shapes":
+        found += ["data.clips=4"]
     if recipe.data.name == "folder":
         found += ['data.root="made"', "data.size=32", "data.num_frames=6"]
     return found

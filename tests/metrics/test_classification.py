@@ -191,7 +191,59 @@ def test_several_columns_keep_apart(single: tuple[Tensor, Tensor], several: tupl
         Prediction({"category": single[0], "objects": several[0]}),
         batch({"category": single[1], "objects": several[1]}),
     )
-    assert metric.compute() == fed(ONE, *single).compute() | fed(MANY, *several).compute()
+    numbers = metric.compute()
+    assert numbers.pop("all/exact_match") <= min(numbers["category/accuracy"], numbers["objects/exact_match"])
+    assert numbers == fed(ONE, *single).compute() | fed(MANY, *several).compute()
+
+
+TWO = (Target("category", ("a", "b", "c")), Target("objects", ("x", "y"), multi=True))
+# row by row: both right, category wrong, one object missed, both right (a half counts as said), category unlabelled,
+# objects unlabelled
+SAID = Prediction(
+    {
+        "category": torch.tensor([[0.8, 0.1, 0.1]] * 6),
+        "objects": torch.tensor([[0.9, 0.2], [0.9, 0.2], [0.4, 0.2], [0.5, 0.5], [0.9, 0.2], [0.9, 0.2]]),
+    }
+)
+TRUE = {
+    "category": torch.tensor([0, 2, 0, 0, -1, 0]),
+    "objects": torch.tensor([[1, 0], [1, 0], [1, 0], [1, 1], [1, 0], [float("nan")] * 2]),
+}
+
+
+def test_every_column_right() -> None:
+    """By hand: of the four samples that are labelled in both columns, the first and the fourth are right in both."""
+    metric = ClassificationMetric(TWO)
+    metric.update(SAID, batch(TRUE))
+    numbers = metric.compute()
+    assert numbers["all/exact_match"] == 0.5
+    assert numbers["category/accuracy"] == pytest.approx(4 / 5)
+    assert numbers["objects/exact_match"] == pytest.approx(4 / 5)
+    low, high = metric.intervals()["all/exact_match"]
+    assert low < 0.5 < high
+
+
+def test_every_column_right_is_counted_over_batches_and_metrics() -> None:
+    whole, halves = ClassificationMetric(TWO), [ClassificationMetric(TWO), ClassificationMetric(TWO)]
+    whole.update(SAID, batch(TRUE))
+    for part, rows in zip(halves, (slice(0, 3), slice(3, 6)), strict=True):
+        said = Prediction({name: p[rows] for name, p in SAID.probabilities.items()})
+        part.update(said, batch({name: y[rows] for name, y in TRUE.items()}))
+    assert [half.compute()["all/exact_match"] for half in halves] == [pytest.approx(1 / 3), 1.0]
+    halves[0].take(halves[1])
+    assert halves[0].compute() == whole.compute()
+
+
+def test_one_column_or_one_called_all_has_no_number_of_every_column() -> None:
+    alone = ClassificationMetric(TWO[:1])
+    alone.update(SAID, batch(TRUE))
+    assert "all/exact_match" not in alone.compute()
+    named = ClassificationMetric([TWO[0], Target("all", ("x", "y"), multi=True)])
+    named.update(
+        Prediction({"category": SAID.probabilities["category"], "all": SAID.probabilities["objects"]}),
+        batch({"category": TRUE["category"], "all": TRUE["objects"]}),
+    )
+    assert named.compute()["all/exact_match"] == pytest.approx(4 / 5)  # the column's own
 
 
 def test_wrong_columns_are_named(single: tuple[Tensor, Tensor]) -> None:

@@ -15,11 +15,12 @@ import torch
 from kinetext import manifest, video
 from kinetext.config import Recipe
 from kinetext.datasets.digits import Digits
+from kinetext.datasets.shapes import Shapes
 from kinetext.interfaces import Dataset
 from kinetext.options import check_args, suggest
 from kinetext.types import DataError, Progress, Sample, joined
 
-_MADE = {"digits": Digits}
+_MADE = {"digits": Digits, "shapes": Shapes}
 _DECIDED = frozenset({"clips", "split"})  # by the command itself
 _FRAMES, _SIDE = 8, 96  # of a clip on a contact sheet: frames, and their pixels
 
@@ -28,7 +29,7 @@ def make(name: str, folder: Path, clips: int, options: Sequence[str] = (), progr
     """Writes a made-up dataset as a VideoFolder: clips/*.mp4 and metadata.csv; a fifth of it is the val split.
 
     Args:
-        name: such as "digits".
+        name: "digits" or "shapes".
         folder: new or empty; it appears when everything is written.
         clips: in all, 2 to 1,000,000.
         options: of the dataset, such as "languages=['en']".

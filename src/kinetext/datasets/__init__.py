@@ -2,6 +2,7 @@
 
 from kinetext.datasets.digits import Digits
 from kinetext.datasets.folder import Folder
+from kinetext.datasets.shapes import Shapes
 from kinetext.interfaces import Registry
 
-REGISTRY: Registry = {"digits": Digits, "folder": Folder}
+REGISTRY: Registry = {"digits": Digits, "folder": Folder, "shapes": Shapes}

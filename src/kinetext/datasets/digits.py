@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from kinetext.interfaces import Dataset, Shape
-from kinetext.runtime import seed_of
+from kinetext.nn.dice import Dice
 from kinetext.types import DataError, Sample, Target, check_between, joined
 
 SIZE = 64  # pixels, the side of a frame
@@ -150,7 +150,7 @@ class Digits(Dataset):
     def __getitems__(self, draws: Sequence[int]) -> list[Sample]:
         """Several samples at once, vectorised (torch's loader calls this for a batch)."""
         indices = np.array([draw % self.clips for draw in draws], dtype=np.uint64)
-        dice = _Dice(f"{self.seed}/{self.split}", indices)
+        dice = Dice(f"{self.seed}/{self.split}", indices)
         objects, count = self._objects(dice)
         frames = torch.from_numpy(self._frames(dice, objects, count))
         video = (frames.float() / 127.5 - 1.0).unsqueeze(1)
@@ -175,7 +175,7 @@ class Digits(Dataset):
                 yield from (phrase.format(d=d, m=m) for d in range(10) for m in words)
             yield from _JOINTS[language]
 
-    def _objects(self, dice: _Dice) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def _objects(self, dice: Dice) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Two distinct objects a row, and how many of them are shown."""
         pool = len(self.objects)
         first = dice.below("first", pool)
@@ -183,7 +183,7 @@ class Digits(Dataset):
         count = np.array(self.digits)[dice.below("count", len(self.digits))]
         return self.objects[np.stack([first, second], 1)], count
 
-    def _frames(self, dice: _Dice, objects: NDArray[np.intp], count: NDArray[np.intp]) -> Images:
+    def _frames(self, dice: Dice, objects: NDArray[np.intp], count: NDArray[np.intp]) -> Images:
         video = np.zeros((len(objects), self.num_frames, SIZE, SIZE), np.uint8)
         span = SIZE - DIGIT
         time = np.arange(self.num_frames) * self.stride
@@ -201,7 +201,7 @@ class Digits(Dataset):
             _paste(video, rows, images, x[rows], y[rows])
         return video
 
-    def _pick(self, dice: _Dice, place: int, digits: NDArray[np.intp]) -> Images:
+    def _pick(self, dice: Dice, place: int, digits: NDArray[np.intp]) -> Images:
         """One handwritten image of each digit ``(N, 28, 28)``."""
         chosen = self.hands[0].pick(digits, dice.uniform(f"image{place}"))
         if not self.builtin:
@@ -210,7 +210,7 @@ class Digits(Dataset):
         take = dice.uniform(f"hand{place}") < self.builtin
         return np.where(take[:, None, None], other, chosen)
 
-    def _caption(self, dice: _Dice, row: int, objects: NDArray[np.intp]) -> str:
+    def _caption(self, dice: Dice, row: int, objects: NDArray[np.intp]) -> str:
         language = self.languages[dice.below("language", len(self.languages))[row]]
         phrases, joints = _PHRASES[language], _JOINTS[language]
         phrase = phrases[dice.below("phrase", len(phrases))[row]]
@@ -237,31 +237,7 @@ class _Hand:
         return self.images[np.array(chosen, dtype=np.intp)]
 
 
-class _Dice:
-    """Uniform numbers that are a pure function of (seed, name, index): splitmix64 (Steele et al. 2014)."""
-
-    def __init__(self, seed: str, indices: NDArray[np.uint64]) -> None:
-        self.seed, self.indices = seed, indices
-        self._thrown: dict[str, NDArray[np.float64]] = {}
-
-    def uniform(self, name: str) -> NDArray[np.float64]:
-        """One number in [0, 1) for every index."""
-        if name not in self._thrown:
-            z = self.indices + np.uint64(seed_of(self.seed, name))
-            for _ in range(2):
-                z = z + np.uint64(0x9E3779B97F4A7C15)
-                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                z = z ^ (z >> np.uint64(31))
-            self._thrown[name] = (z >> np.uint64(11)).astype(np.float64) / 2.0**53
-        return self._thrown[name]
-
-    def below(self, name: str, n: int) -> NDArray[np.intp]:
-        """One integer in [0, n) for every index."""
-        return (self.uniform(name) * n).astype(np.intp)
-
-
-def _lanes(dice: _Dice, objects: NDArray[np.intp], places: int) -> NDArray[np.intp]:
+def _lanes(dice: Dice, objects: NDArray[np.intp], places: int) -> NDArray[np.intp]:
     """The coordinate that stays, for both digits ``(N, 2)``, in [0, places).
 
     Two digits that move alike keep at least half a digit between their lanes: otherwise they could

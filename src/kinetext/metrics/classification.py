@@ -40,6 +40,10 @@ class ClassificationMetric(Metric):
     set of labels would reach, and ``exact_n``,
     the exact match among the samples with n true labels. A column without labelled rows gives no number.
 
+    Of several columns also ``all/exact_match``, how many of the samples that are labelled in all of them have every one of
+    them right: the likeliest class of a single-label column, the exact labels of a multi-label one. A column that is
+    itself called "all" has that name for its own numbers, and there is no such number then.
+
     Args:
         columns: the label columns that are predicted.
     """
@@ -50,6 +54,7 @@ class ClassificationMetric(Metric):
         self._columns: dict[str, _SingleLabel | _MultiLabel] = {
             column.name: (_MultiLabel if column.multi else _SingleLabel)(column.classes) for column in columns
         }
+        self._together = _Together() if len(columns) > 1 and "all" not in self._columns else None
 
     def update(self, prediction: Prediction, batch: Batch) -> None:
         for name, column in self._columns.items():
@@ -59,27 +64,35 @@ class ClassificationMetric(Metric):
                     f"and the labels ({joined(list(batch.labels))})"
                 )
             column.rows.add(prediction.probabilities[name].cpu(), batch.labels[name].cpu(), batch.groups)
+        if self._together:
+            pairs = [(prediction.probabilities[name].cpu(), batch.labels[name].cpu()) for name in self._columns]
+            self._together.add(pairs, batch.groups)
 
     def take(self, other: ClassificationMetric) -> None:
         for name, column in self._columns.items():
             column.rows.take(other._columns[name].rows)
+        if self._together and other._together:
+            self._together.rows.take(other._together.rows)
 
     def compute(self) -> dict[str, float]:
         return {
-            f"{name}/{number}": value
-            for name, column in self._columns.items()
-            if len(column.rows)
-            for number, value in column.compute().items()
+            f"{name}/{number}": value for name, column in self._counted() for number, value in column.compute().items()
         }
 
     def intervals(self) -> dict[str, Interval]:
         """Of the numbers that count right answers, under the bootstrap by group."""
         return {
             f"{name}/{number}": interval
-            for name, column in self._columns.items()
-            if len(column.rows)
+            for name, column in self._counted()
             for number, interval in intervals(column.rows.groups, column.weigher()).items()
         }
+
+    def _counted(self) -> list[tuple[str, _SingleLabel | _MultiLabel | _Together]]:
+        """The columns that have labelled rows, and all of them together."""
+        found: list[tuple[str, _SingleLabel | _MultiLabel | _Together]] = [*self._columns.items()]
+        if self._together:
+            found.append(("all", self._together))
+        return [(name, column) for name, column in found if len(column.rows)]
 
     def confusion(self, column: str) -> Tensor:
         """Of a single-label column: ``(K, K)`` int64, how often class ``row`` was called class ``column``."""
@@ -106,7 +119,7 @@ class _Rows:
         self.groups: list[str] = []
 
     def add(self, probabilities: Tensor, label: Tensor, groups: Sequence[str]) -> None:
-        real = ~label.isnan().any(1) if label.ndim == 2 else label >= 0
+        real = _labelled(label)
         self._probabilities.append(probabilities[real].float())
         self._labels.append(label[real].long())
         self.groups += [group for group, kept in zip(groups, real.tolist(), strict=True) if kept]
@@ -219,6 +232,39 @@ class _MultiLabel:
             "majority_exact_match": float(true.unique(dim=0, return_counts=True)[1].max()) / len(true),
             **{f"exact_{n}": float(right[counts == n].double().mean()) for n in sorted(set(counts.tolist()))},
         }
+
+
+class _Together:
+    """Several columns at once: which rows have all of them right."""
+
+    def __init__(self) -> None:
+        self.rows = _Rows()
+
+    def add(self, columns: Sequence[tuple[Tensor, Tensor]], groups: Sequence[str]) -> None:
+        """Counts the rows of ``(probabilities, labels)`` of every column that are labelled in all of them."""
+        real = torch.stack([_labelled(label) for _, label in columns]).all(0)
+        right = torch.stack([_right(probabilities, label) for probabilities, label in columns]).all(0)
+        self.rows.add(right.float().unsqueeze(1), torch.where(real, 1, -1), groups)
+
+    def weigher(self) -> Callable[[Tensor], dict[str, float]]:
+        """A function that says the number, rows counted ``weight (N,)`` times."""
+        right = self.rows.probabilities[:, 0].double()
+        return lambda weight: {"exact_match": float(weight @ right / weight.sum())}
+
+    def compute(self) -> dict[str, float]:
+        return self.weigher()(torch.ones(len(self.rows), dtype=torch.float64))
+
+
+def _labelled(label: Tensor) -> Tensor:
+    """``(B,)`` bool: which rows have labels."""
+    return ~label.isnan().any(1) if label.ndim == 2 else label >= 0
+
+
+def _right(probabilities: Tensor, label: Tensor) -> Tensor:
+    """``(B,)`` bool: which rows are said as their labels are; ``(B,)`` classes, or ``(B, K)`` in {0, 1}."""
+    if label.ndim == 2:
+        return ((probabilities >= 0.5) == (label == 1)).all(1)
+    return probabilities.argmax(1) == label
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
