@@ -165,8 +165,7 @@ class Diffusion(Generator):
             return torch.where(known.cells(), self._a[n] * known.target + self._s[n] * noise, z)
 
         def clean(z: Tensor, n: int) -> Tensor:
-            x = self._clean(z, n, self._guided(z, n, cond, negative, guidance))
-            return x.clamp(-self.clamp, self.clamp) if self.clamp else x
+            return self._expected(z, n, cond, negative, guidance)
 
         levels = self._grid(steps, begin)
         z = kept(z, begin)
@@ -174,21 +173,43 @@ class Diffusion(Generator):
             return self._solved(z, levels, clean, kept)
         for now, after in pairwise(levels):
             fresh = normal(shape, rng, z.device) if self.eta and after else None
-            z = kept(self._step(z, clean(z, now), now, after, fresh), after)
+            z = kept(self._step(z, clean(z, now), now, after, self.eta, fresh), after)
         return z
+
+    def times(self, steps: int) -> list[float]:
+        """Those of the levels where "ddim" stands, without noise."""
+        if self.sampler != "ddim" or self.eta:
+            raise ValueError(
+                f"sampler: {self.sampler} with eta = {self.eta}; its steps do not stand for themselves, expected ddim with eta = 0"
+            )
+        return [1 - n / self.levels for n in self._grid(steps, self.levels)]
+
+    def noised(self, target: Tensor, noise: Tensor, t: float) -> Tensor:
+        """a x + s e."""
+        n = self._level(t)
+        return self._a[n] * target + self._s[n] * noise
+
+    def carried(self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float) -> Tensor:
+        """Steps of "ddim" without noise, whatever the sampler."""
+        for now, after in pairwise(map(self._level, times)):
+            z = self._step(z, self._expected(z, now, cond, None, guidance), now, after, 0.0, None)
+        return z
+
+    def _level(self, t: float) -> int:
+        return round((1 - t) * self.levels)
 
     def _grid(self, steps: int, begin: int) -> list[int]:
         """Levels from ``begin`` to 0: those of ``steps`` equal steps from N that lie below it."""
         whole = [round(self.levels * (steps - i) / steps) for i in range(steps + 1)]
         return [begin, *(n for n in whole if n < begin)]
 
-    def _step(self, z: Tensor, x: Tensor, now: int, after: int, fresh: Tensor | None) -> Tensor:
+    def _step(self, z: Tensor, x: Tensor, now: int, after: int, eta: float, fresh: Tensor | None) -> Tensor:
         """From level ``now`` to ``after``, where x is expected: Song et al. 2021, eq. 12 and 16. With eta = 1 it draws
         from the posterior q(z_after | z_now, x) (Ho et al. 2020, eq. 6 and 7).
         """
         e = (z - self._a[now] * x) / self._s[now]
         a, variance = self._a[after], self._s[after] ** 2
-        new = self.eta**2 * variance / self._s[now] ** 2 * (1 - (self._a[now] / a) ** 2)
+        new = eta**2 * variance / self._s[now] ** 2 * (1 - (self._a[now] / a) ** 2)
         z = a * x + math.sqrt(max(variance - new, 0.0)) * e
         return z if fresh is None else z + math.sqrt(new) * fresh
 
@@ -211,12 +232,11 @@ class Diffusion(Generator):
             before, h_before = x, h
         raise AssertionError("levels end at 0")
 
-    def _clean(self, z: Tensor, n: int, said: Tensor) -> Tensor:
-        """The clean target that the network's words mean."""
-        a, s = self._a[n], self._s[n]
-        if self.prediction == "eps":
-            return (z - s * said) / a
-        return a * z - s * said if self.prediction == "v" else said
+    def _expected(self, z: Tensor, n: int, cond: Features, negative: Features | None, guidance: float) -> Tensor:
+        """The clean target that what the network says means."""
+        said, a, s = self._guided(z, n, cond, negative, guidance), self._a[n], self._s[n]
+        x = {"eps": (z - s * said) / a, "v": a * z - s * said, "x": said}[self.prediction]
+        return x.clamp(-self.clamp, self.clamp) if self.clamp else x
 
     def _guided(self, z: Tensor, n: int, cond: Features, negative: Features | None, guidance: float) -> Tensor:
         if guidance == 1.0:
