@@ -200,6 +200,50 @@ def test_what_is_known_goes_its_own_way_through_the_noise(sampler: str) -> None:
         torch.testing.assert_close(z[..., :3], way[..., :3].float())
 
 
+def test_reconstruction_guidance_pulls_the_rest_after_what_is_known() -> None:
+    """Of a network that expects c times the mean of all cells in each, by Ho et al. 2022, eq. 7, by hand."""
+
+    class Mean(nn.Module):
+        def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
+            return 0.5 * z.mean((1, 2, 3, 4), keepdim=True).expand_as(z)
+
+    shape, weight = (3, 1, 2, 4, 4), 2.0
+    target, cells = torch.full(shape, 3.0), torch.zeros(3, 2, dtype=torch.bool)
+    cells[:, 0] = True
+    noise, kept = torch.randn(shape, generator=rng()), cosine_schedule(1000, 1.0)
+    a, s = float(kept[500].sqrt()), float((1 - kept[500]).sqrt())
+    diffusion = made_with(Mean(), prediction="x", reconstruction=weight, levels=1000)
+    made = diffusion.sample(shape, text(3), rng=rng(), steps=2, guidance=1.0, known=Known(target, cells))
+    z, pulled = noise.clone(), 0.0
+    for level, left in ((1000, (a, s)), (500, (1.0, 0.0))):
+        a_n, s_n = float(kept[level].sqrt()), float((1 - kept[level]).sqrt())
+        z[:, :, 0] = (a_n * target + s_n * noise)[:, :, 0]
+        x = 0.5 * z.mean((1, 2, 3, 4), keepdim=True)
+        # d/dz of 16 (x - 3)^2 with dx/dz = 0.5 / 32
+        slope = 16 * 2 * (x - 3.0) * 0.5 / 32
+        x = x - weight * a_n / 2 * slope
+        z = left[0] * x + left[1] * (z - a_n * x) / s_n
+        pulled += float(slope.abs().mean())
+    torch.testing.assert_close(made[:, :, 1], z[:, :, 1], rtol=1e-4, atol=1e-4)
+    assert torch.equal(made[:, :, 0], target[:, :, 0]) and pulled > 1
+
+
+def test_a_draft_is_the_expectation_after_some_steps_from_noise() -> None:
+    """For data N(0, s^2) noise e is carried to spread(n) e, and the expectation of x there is a s^2 z / spread^2."""
+    s, steps, kept = 2.0, 200, cosine_schedule(1000, 1.0)
+    diffusion, done = made_with(GaussianPosterior(s), prediction="x"), set()
+    for seed in range(6):
+        noise = torch.randn(SHAPE, generator=(dice := rng(seed)))
+        n = 1000 - 5 * int(torch.randint(steps // 4, steps, (), generator=dice))
+        spread = math.sqrt(kept[n] * s**2 + 1 - kept[n])
+        draft = diffusion.draft(SHAPE, text(2), rng=rng(seed), steps=steps)
+        torch.testing.assert_close(draft, math.sqrt(kept[n]) * s**2 * noise / spread, atol=3e-2, rtol=3e-2)
+        done.add(n)
+    assert len(done) > 3
+    with pytest.raises(ValueError, match="steps: 1, expected >= 2"):
+        diffusion.draft(SHAPE, text(2), rng=rng(), steps=1)
+
+
 def test_a_change_begins_on_the_way_at_its_strength() -> None:
     """For data N(0, s^2) what is left of the way is a scaling from the spread at that level to s."""
     s, strength = 2.0, 0.3

@@ -34,7 +34,8 @@ class Diffusion(Generator):
 
     The network is told the time t = 1 - n / N, 0 noise and 1 data, as that of a flow is, the same for all frames.
     Classifier-free guidance (Ho & Salimans 2022). Frames and cells that are known are put back on their own way
-    through the noise after every step (Lugmayr et al. 2022, "RePaint", eq. 8; Ho et al. 2022, section 3.1, "replacement").
+    through the noise after every step (Lugmayr et al. 2022, "RePaint", eq. 8; Ho et al. 2022, section 3.1, "replacement"),
+    and what the network expects there may be pulled to them ("reconstruction guidance", there, eq. 7).
 
     Args:
         channels: of the target (decided by the assembly).
@@ -52,6 +53,8 @@ class Diffusion(Generator):
         sampler: "ddim" (Song et al. 2021, eq. 12), "ddpm", which is the same with all of the noise (eta = 1), or "dpmpp",
             DPM-Solver++(2M) (Lu et al. 2022, algorithm 2).
         eta: how much fresh noise a step of "ddim" adds, in [0, 1].
+        reconstruction: how strongly the rest of a clip follows what is known of it, >= 0; 0 is replacement alone. Every step
+            costs a backward pass more.
         clamp: the expected clean target is kept within +- this while sampling, > 0; 0 is off.
     """
 
@@ -76,6 +79,7 @@ class Diffusion(Generator):
         cond_dropout: float = 0.1,
         sampler: Literal["ddim", "ddpm", "dpmpp"] = "ddim",
         eta: float = 0.0,
+        reconstruction: float = 0.0,
         clamp: float = 0.0,
     ) -> None:
         super().__init__()
@@ -88,10 +92,11 @@ class Diffusion(Generator):
         check_legal("cond_dropout", cond_dropout, 0 <= cond_dropout <= 1, "in [0, 1]")
         check_legal("eta", eta, 0 <= eta <= 1, "in [0, 1]")
         check_legal("eta", eta, eta == 0 or sampler == "ddim", f"0 with sampler = {sampler}")
+        check_legal("reconstruction", reconstruction, reconstruction >= 0, ">= 0")
         check_legal("clamp", clamp, clamp >= 0, ">= 0")
         self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch)
         self.levels, self.prediction, self.min_snr, self.cond_dropout = levels, prediction, min_snr, cond_dropout
-        self.sampler, self.clamp = sampler, clamp
+        self.sampler, self.reconstruction, self.clamp = sampler, reconstruction, clamp
         self.eta = 1.0 if sampler == "ddpm" else eta
         kept = cosine_schedule(levels, noise_shift)
         self._a, self._s = kept.sqrt().tolist(), (1 - kept).sqrt().tolist()  # in 64 bits
@@ -165,7 +170,12 @@ class Diffusion(Generator):
             return torch.where(known.cells(), self._a[n] * known.target + self._s[n] * noise, z)
 
         def clean(z: Tensor, n: int) -> Tensor:
-            return self._expected(z, n, cond, negative, guidance)
+            if known is None or not self.reconstruction:
+                return self._expected(z, n, cond, negative, guidance)
+            with torch.enable_grad():
+                x = self._expected(z.requires_grad_(), n, cond, negative, guidance)
+                missed = (x - known.target).masked_fill(~known.cells(), 0.0).square().sum()
+            return x.detach() - self.reconstruction * self._a[n] / 2 * torch.autograd.grad(missed, z)[0]
 
         levels = self._grid(steps, begin)
         z = kept(z, begin)
@@ -232,9 +242,26 @@ class Diffusion(Generator):
             before, h_before = x, h
         raise AssertionError("levels end at 0")
 
+    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
+        """The clean target that is expected after a random part of ``steps`` >= 2 steps of "ddim" from noise, without
+        guidance; it alone has gradients (Xu et al. 2023, "ImageReward", algorithm 1, ReFL).
+        """
+        check_legal("steps", steps, steps >= 2, ">= 2")
+        z = normal(shape, rng, cond.x.device)
+        # not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
+        done = int(torch.randint(max(1, steps // 4), steps, (), generator=rng, device=rng.device))
+        levels = self._grid(steps, self.levels)[: done + 1]
+        with torch.no_grad():
+            for now, after in pairwise(levels):
+                z = self._step(z, self._meant(z, now, self._said(z, now, cond, frames)), now, after, 0.0, None)
+        return self._meant(z, levels[-1], self._said(z, levels[-1], cond, frames))
+
     def _expected(self, z: Tensor, n: int, cond: Features, negative: Features | None, guidance: float) -> Tensor:
+        return self._meant(z, n, self._guided(z, n, cond, negative, guidance))
+
+    def _meant(self, z: Tensor, n: int, said: Tensor) -> Tensor:
         """The clean target that what the network says means."""
-        said, a, s = self._guided(z, n, cond, negative, guidance), self._a[n], self._s[n]
+        a, s = self._a[n], self._s[n]
         x = {"eps": (z - s * said) / a, "v": a * z - s * said, "x": said}[self.prediction]
         return x.clamp(-self.clamp, self.clamp) if self.clamp else x
 
@@ -246,9 +273,9 @@ class Diffusion(Generator):
         with_text, without = self._said(z.repeat(2, 1, 1, 1, 1), n, both).chunk(2)
         return without + guidance * (with_text - without)
 
-    def _said(self, z: Tensor, n: int, cond: Features) -> Tensor:
+    def _said(self, z: Tensor, n: int, cond: Features, frames: Tensor | None = None) -> Tensor:
         t_BT = torch.full((len(z), z.shape[2]), 1 - n / self.levels, device=z.device)
-        said: Tensor = self.network(z, t_BT, cond).float()
+        said: Tensor = self.network(z, t_BT, cond, frames).float()
         return said
 
 
