@@ -56,10 +56,11 @@ def test_any_value_survives_a_round_trip(value: object) -> None:
 def test_sections() -> None:
     recipe = Recipe.parse(
         MINIMAL
-        + '[encoders.text]\nname = "transformer"\ndim = 8\n[fusion]\nname = "concat"\n[init]\nencoders.text = "a"'
+        + '[encoders.text]\nname = "transformer"\ndim = 8\n[fusion]\nname = "concat"\n[method]\nname = "m"\nx = 1\n[init]\nencoders.text = "a"'
     )
     assert recipe.encoders == {"text": Component("transformer", {"dim": 8})}
     assert recipe.fusion == Component("concat")
+    assert recipe.method == Component("m", {"x": 1})
     assert recipe.codec is None
     assert recipe.init == {"encoders.text": "a"}
 

@@ -193,6 +193,24 @@ class Blend(Generator):
         x = noise + self.linear(cond.pooled())[:, :, None, None, None]
         return x.detach() if self.flaw == "detached" else x
 
+    def times(self, steps: int) -> list[float]:
+        return [0.0, *([0.5] if self.flaw == "too few" else [i / steps for i in range(1, steps)]), 1.0]
+
+    def noised(self, target: Tensor, noise: Tensor, t: float) -> Tensor:
+        return noise + (1 - t if self.flaw == "backwards" else t) * (target - noise)
+
+    def carried(self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float) -> Tensor:
+        way = times[-1] - times[0]
+        made = (
+            z
+            + way
+            * self.linear(cond.pooled() + (0 * cond.x.mean(1) if self.flaw == "reads all" else 0))[
+                :, :, None, None, None
+            ]
+        )
+        made = made + way**2 if self.flaw == "elsewhere" else made
+        return made.detach() if self.flaw == "no gradients" else made
+
 
 @pytest.mark.parametrize(
     ("flaw", "message"),
@@ -206,6 +224,11 @@ class Blend(Generator):
         ("unseeded", "two drafts with the same rng differ"),
         ("detached", "drafts have no gradients"),
         ("forgets", "changes what is known"),
+        ("too few", "3 steps stand at"),
+        ("backwards", "the way is not from noise to the target"),
+        ("no gradients", "what is carried has no gradients"),
+        ("elsewhere", "three steps one by one are not a sample of three steps"),
+        ("reads all", "changes the way"),
         ("cannot say no", "which is none of its abilities"),
         ("refuses", "refuses the target shape it was built for"),
     ],

@@ -19,6 +19,7 @@ from kinetext.types import RecipeError
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.toml"))
+SHIPPED = {path.parent.name for path in (ROOT / "src" / "kinetext" / "models").glob("*/recipe.toml")}
 RUNS = Path("runs")  # where recipes look for the runs that they start from: runs/NAME is recipes/NAME.toml trained
 
 TINY = (
@@ -34,6 +35,7 @@ SMALL = {
     "encoders.video": {"dim": 16, "width": 8, "depth": 1, "heads": 2},
     "fusion": {"dim": 16, "heads": 2},
     "task": {"steps": 1, "reward_steps": 2},
+    "method": {"steps": 1, "substeps": 2},
 }
 
 
@@ -42,6 +44,9 @@ def overrides(recipe: Recipe) -> list[str]:
     found = list(TINY)
     encoders = {f"encoders.{modality}": part for modality, part in recipe.encoders.items()}
     parts = {"task": recipe.task, "generator": recipe.generator, "codec": recipe.codec, "fusion": recipe.fusion}
+    parts["method"] = recipe.method
+    if recipe.init.get("codec") in SHIPPED:
+        del parts["codec"]  # it has the size of its weights
     for where, part in {**parts, **encoders}.items():
         known = assemble.resolve(recipe)  # with every default spelled out
         if part is None or where not in SMALL:
@@ -79,8 +84,8 @@ def make_folder(recipe: Recipe, folder: Path) -> None:
 
 def sources(recipe: Recipe) -> list[str]:
     """The runs that a recipe starts from or is taught by."""
-    reward = str(recipe.task.args.get("reward", ""))
-    return [*recipe.init.values(), *([reward] if reward else [])]
+    teachers = [recipe.task.args.get("reward"), recipe.method and recipe.method.args.get("teacher")]
+    return [*recipe.init.values(), *(str(name) for name in teachers if name)]
 
 
 @pytest.fixture
@@ -110,8 +115,10 @@ def test_resolves(name: str) -> None:
     recipe = assemble.resolve(Recipe.load(FOLDER / f"{name}.toml"))
     assert assemble.resolve(Recipe.parse(recipe.to_toml())) == recipe
     for source in sources(recipe):
-        assert Path(source).parent == RUNS, "a recipe starts from the run of another recipe"
-        assert Path(source).name in RECIPES
+        other = Path(source).parent == RUNS and Path(source).name in RECIPES
+        assert other or source in SHIPPED, (
+            f"{source}: a recipe starts from the run of another recipe, or a shipped model"
+        )
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -135,7 +135,7 @@ class EvaluateConfig:
 
 _SECTIONS: Mapping[str, type[Any]] = {"text": TextConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
 _REQUIRED = ("task", "data")
-_OPTIONAL = ("fusion", "codec", "generator")
+_OPTIONAL = ("fusion", "codec", "generator", "method")
 _TOP = (*_REQUIRED, "encoders", *_OPTIONAL, *_SECTIONS, "init")
 
 
@@ -145,6 +145,7 @@ class Recipe:
 
     Args:
         encoders: modality -> encoder.
+        method: what wraps the task while it is trained.
         init: part of the task ("codec", "encoders.text", or "task" for all of it) -> run folder or shipped
             model whose weights start it.
     """
@@ -155,6 +156,7 @@ class Recipe:
     fusion: Component | None = None
     codec: Component | None = None
     generator: Component | None = None
+    method: Component | None = None
     text: TextConfig = field(default_factory=TextConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

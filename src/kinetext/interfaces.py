@@ -188,6 +188,32 @@ class Generator(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__} has no drafts that a reward could teach")
 
+    def times(self, steps: int) -> list[float]:
+        """Where a sampler of ``steps`` steps stands on its way: ``steps + 1`` times from 0, noise, to 1, data.
+
+        Raises:
+            ValueError: the way to data is not one that a few long steps could be taught to go: it has fresh noise, or
+                there is none.
+        """
+        raise ValueError(f"{type(self).__name__} has no way from noise to data that could be gone in few steps")
+
+    def noised(self, target: Tensor, noise: Tensor, t: float) -> Tensor:
+        """Where targets and the noise that they could come from stand at time ``t`` in [0, 1] of that way.
+
+        Raises:
+            ValueError: as ``times``.
+        """
+        raise ValueError(f"{type(self).__name__} has no way from noise to data that could be gone in few steps")
+
+    def carried(self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float) -> Tensor:
+        """``z``, which stands at the first of ``times``, after a step of the sampler to each of the others: a pure
+        function of the weights and arguments, with gradients.
+
+        Raises:
+            ValueError: as ``times``.
+        """
+        raise ValueError(f"{type(self).__name__} has no way from noise to data that could be gone in few steps")
+
 
 class Reward(ABC):
     """Says how far clips that are being made are from what their texts ask for."""
@@ -223,11 +249,46 @@ class Task(nn.Module, ABC):
         """``loss`` under the name that distributed wrappers call."""
         return self.loss(batch, player=player, rng=rng)
 
+    def plain(self) -> Task:
+        """The task without the methods around it: what is saved, averaged and used after training."""
+        return self
+
+
+class Maker(Task):
+    """A task that makes targets for texts, by a generator: what a method that teaches generators can wrap."""
+
+    generator: Generator
+    target_size: Shape  # (C', T', H', W')
+
+    @abstractmethod
+    def condition(self, batch: Batch) -> Features:
+        """What the generator is told of the texts of ``batch``."""
+
+    @abstractmethod
+    def target(self, batch: Batch) -> Tensor:
+        """What the generator learns to make, of the clips of ``batch``, without gradients."""
+
 
 class Method(Task):
-    """Wraps a task and is a task: distillation, adversarial training, continual learning."""
+    """Wraps a task and is a task, while it is trained: distillation, adversarial training, continual learning.
 
-    task: Task
+    It says what is learned. Parameters, answers and what is saved are those of the task, so that a run opens without its
+    method.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+        self.players, self.frozen = task.players, task.frozen
+
+    def parameters_of(self, player: str) -> Iterable[tuple[str, nn.Parameter]]:
+        return self.task.parameters_of(player)
+
+    def predict(self, batch: Batch, *, rng: Rng | Sequence[Rng]) -> Prediction:
+        return self.task.predict(batch, rng=rng)
+
+    def plain(self) -> Task:
+        return self.task.plain()
 
 
 class Dataset(ABC):

@@ -207,7 +207,7 @@ _LEGEND = (
 def _parts(run: Run) -> list[tuple[str, str]]:
     recipe = run.recipe
     parts = [(f"{modality} encoder", component.name) for modality, component in recipe.encoders.items()]
-    optional = {"fusion": recipe.fusion, "codec": recipe.codec, "generator": recipe.generator}
+    optional = {"fusion": recipe.fusion, "codec": recipe.codec, "generator": recipe.generator, "method": recipe.method}
     return parts + [(role, component.name) for role, component in optional.items() if component]
 
 

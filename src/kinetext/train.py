@@ -80,7 +80,7 @@ class Trainer:
             )
             for player in task.players
         }
-        self.ema = optim.Ema(self.task, config.ema) if config.ema else None
+        self.ema = optim.Ema(task.plain(), config.ema) if config.ema else None
         self.step = 0
         self.seconds = 0.0
         self.best = math.inf
@@ -126,7 +126,7 @@ class Trainer:
         Raises:
             RunError: naming the first such weight.
         """
-        for name, weight in self.task.named_parameters():
+        for name, weight in self.task.plain().named_parameters():
             if not torch.isfinite(weight).all():
                 raise RunError(
                     f"{name}: not finite after step {self.step}; lower train.lr or set train.clip. "
@@ -137,7 +137,7 @@ class Trainer:
         """Everything that an exact resume needs."""
         return State(
             step=self.step,
-            model=self.task.state_dict(),
+            model=self.task.plain().state_dict(),
             ema=self.ema.shadow if self.ema else {},
             optimizers={p: [o.state_dict() for o in many] for p, many in self.optimizers.items()},
             progress={
@@ -151,7 +151,7 @@ class Trainer:
     def restore(self, state: State) -> None:
         """Continues from a saved state."""
         try:
-            self.task.load_state_dict(state.model)
+            self.task.plain().load_state_dict(state.model)
             if self.ema:
                 self.ema.load(state.ema, state.progress["updates"])
             for player, saved in state.optimizers.items():
@@ -203,7 +203,7 @@ def fit(
     with Stop().listening() as stop, meter:
         _loop(trainer, source, run, meter, stop, validate, draw)
     if trainer.ema:
-        task.load_state_dict(trainer.ema.shadow)
+        task.plain().load_state_dict(trainer.ema.shadow)
     return task.eval()
 
 
@@ -284,7 +284,7 @@ def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool
         if score < trainer.best:
             trainer.best, trainer.stale = score, 0
             if trainer.accelerator.is_main_process:
-                write_weights(run.path / "best.safetensors", trainer.task.state_dict())
+                write_weights(run.path / "best.safetensors", trainer.task.plain().state_dict())
         else:
             trainer.stale += 1
     meter.evaluated(trainer.step, numbers)
@@ -370,7 +370,7 @@ def resume(path: Path, *, quiet: bool = False) -> Run:
         assemble.start_weights(task, run.recipe, run.meta, assemble.open_run)
     else:
         with suppress(RuntimeError):  # what does not fit is told where the rest is restored
-            task.load_state_dict(state.model)  # before frozen encoders are run
+            task.plain().load_state_dict(state.model)  # before frozen encoders are run
     held_out = assemble.dataset(run.recipe, "val")
     _check_judging(run.recipe, run.meta, task, held_out)
     return _train(run, task, data, held_out, quiet=quiet)

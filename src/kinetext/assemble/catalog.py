@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kinetext import codecs, datasets, encoders, fusion, generators
+from kinetext import codecs, datasets, encoders, fusion, generators, methods
 from kinetext.config import Component, Recipe
 from kinetext.interfaces import Registry
 from kinetext.options import check_args, suggest
@@ -19,6 +19,7 @@ ROLES: Mapping[str, Registry] = {
     "fusion": fusion.REGISTRY,
     "codec": codecs.REGISTRY,
     "generator": generators.REGISTRY,
+    "method": methods.REGISTRY,
     "data": datasets.REGISTRY,
 }
 # Options whose values follow from what is already built; a recipe that sets them is refused.
@@ -60,6 +61,7 @@ def resolve(recipe: Recipe) -> Recipe:
         fusion=recipe.fusion and whole("fusion", recipe.fusion),
         codec=recipe.codec and whole("codec", recipe.codec),
         generator=recipe.generator and whole("generator", recipe.generator),
+        method=recipe.method and whole("method", recipe.method),
     )
 
 

@@ -43,7 +43,7 @@ def encoded(
     Returns:
         The data as it is trained on, and modality -> width of what is kept.
     """
-    frozen = {modality: cast(Encoder, built.get_submodule(f"encoders.{modality}")) for modality in built.frozen}
+    frozen = {modality: cast(Encoder, built.plain().get_submodule(f"encoders.{modality}")) for modality in built.frozen}
     kept: dict[Modality, Encoder] = {
         modality: encoder for modality, encoder in frozen.items() if _once(modality, encoder, data)
     }

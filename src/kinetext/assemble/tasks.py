@@ -8,11 +8,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kinetext.assemble.parts import Parts
+from kinetext.assemble.parts import Parts, fits
 from kinetext.assemble.runs import open_run
 from kinetext.checkpoint import Meta, Run
 from kinetext.config import Recipe
 from kinetext.interfaces import Dataset, Encoder, Generator, Metric, Task
+from kinetext.methods.distillation import Distillation
 from kinetext.metrics.classification import ClassificationMetric
 from kinetext.metrics.clip_reader import ClipReader
 from kinetext.metrics.regression import RegressionMetric
@@ -29,12 +30,16 @@ def task(recipe: Recipe, meta: Meta, data: Dataset | None = None) -> Task:
     """The recipe's task with fresh weights, a pure function of ``train.seed``.
 
     Args:
-        data: the training set, where the task's losses depend on it (class weights).
+        data: the training set, where the task's losses depend on it (class weights). Without it the task is not to be
+            trained, and needs no method around it.
     """
     # the global generator is what torch's own initialisers draw from; it is put back afterwards
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        return _BUILDERS[recipe.task.name](Parts(recipe, meta, data))
+        built = _BUILDERS[recipe.task.name](Parts(recipe, meta, data))
+    if recipe.method is None or data is None:
+        return built
+    return _METHODS[recipe.method.name](built, recipe, meta)
 
 
 def restore(run: Run) -> Task:
@@ -54,7 +59,7 @@ def keep(run: Run, built: Task) -> None:
     """Writes into a run's folder what rebuilds its pretrained encoders, and their licences into its card."""
     licences = []
     for modality in run.recipe.encoders:
-        encoder = cast(Encoder, built.get_submodule(f"encoders.{modality}"))
+        encoder = cast(Encoder, built.plain().get_submodule(f"encoders.{modality}"))
         run.keep(f"encoders.{modality}", encoder.keep)
         licences += [f"{modality}: {encoder.licence}"] if encoder.licence else []
     if licences:
@@ -67,6 +72,7 @@ def start_weights(built: Task, recipe: Recipe, meta: Meta, open_run: Callable[[s
     Raises:
         RecipeError: a prefix that is no part of the task, or weights that don't fit it.
     """
+    built = built.plain()
     for prefix, source in recipe.init.items():
         try:
             run = open_run(source)
@@ -160,6 +166,36 @@ _BUILDERS: Mapping[str, Callable[[Parts], Task]] = {
 }
 
 
+def _distillation(built: Task, recipe: Recipe, meta: Meta) -> Task:
+    assert recipe.method is not None
+    args, options = recipe.method.args, recipe.task.args
+    name = args["teacher"]
+    if not isinstance(built, TextToVideo):
+        raise RecipeError(f"method: distillation, but task {recipe.task.name} has no generator to teach")
+    learns = {"steps": args["steps"], "guidance": 1.0, "train_frames": 0, "reward": ""}
+    for option, value in learns.items():
+        if options[option] != value:
+            raise RecipeError(
+                f"task.{option}: {options[option]!r}, expected {value!r} with method distillation: "
+                "the student learns so many steps, without guidance, of whole clips, from its teacher alone"
+            )
+    if not name:
+        raise RecipeError("method.teacher: missing, expected a run folder or a shipped model")
+    try:
+        run = open_run(name)
+    except RunError as error:
+        raise RecipeError(f"method.teacher: {error}") from error
+    expert = restore(run)
+    if not isinstance(expert, TextToVideo) or run.meta.vocabulary != meta.vocabulary:
+        raise RecipeError(f"method.teacher: {name} makes no clips from the texts of this vocabulary")
+    if built.codec.state_dict() and name not in (recipe.init.get("task"), recipe.init.get("codec")):
+        raise RecipeError(f"init.codec: missing, expected {name}, the teacher, whose targets the student makes")
+    return fits("method", lambda: Distillation(built, expert, **args))
+
+
+_METHODS: Mapping[str, Callable[[Task, Recipe, Meta], Task]] = {"distillation": _distillation}
+
+
 def clip_reader(field: str, name: str, meta: Meta, columns: Sequence[Target]) -> ClipReader:
     """The run ``name``, a classifier of video, to look at clips of a model that ``meta`` describes."""
     try:
@@ -175,6 +211,7 @@ def clip_reader(field: str, name: str, meta: Meta, columns: Sequence[Target]) ->
 
 def metrics(built: Task) -> list[Metric]:
     """What a task is measured by besides its loss."""
+    built = built.plain()
     if isinstance(built, Classification):
         return [ClassificationMetric(built.targets)]
     if isinstance(built, Regression):

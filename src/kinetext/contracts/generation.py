@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -109,6 +110,8 @@ def check_generator(generator: Generator, *, shape: Shape = (1, 4, 8, 8), cond_d
         if type(generator).draft is not Generator.draft:
             _check_drafts(still, size, cond, hidden)
             check_learning(generator, lambda module: total_of(module.draft(size, cond, rng=rng(0), steps=3)))
+        if type(generator).carried is not Generator.carried:
+            _check_way(still, target, cond, hidden)
         check_state(generator, lambda module: module.sample(size, cond, rng=rng(0), steps=2, guidance=1.0))
 
 
@@ -127,6 +130,27 @@ def _check_drafts(generator: Generator, size: Shape, cond: Features, hidden: Fea
     require(close(first, make(0, hidden)), generator, "what stands at masked positions of the text changes the draft")
     whole = make(0, frames=torch.arange(size[2]))
     require(close(first, whole), generator, "frames 0 to T' - 1 are not what frames = None means in a draft")
+
+
+def _check_way(generator: Generator, target: Tensor, cond: Features, hidden: Features) -> None:
+    """Its steps, each by itself, are those that make a sample."""
+    times = generator.times(3)
+    ascending = times[0] == 0 and times[-1] == 1 and times == sorted(set(times)) and len(times) == 4
+    require(ascending, generator, f"3 steps stand at {times}, expected 4 times from 0 to 1")
+    noise = torch.randn(target.shape, generator=rng(0))
+    ends = [generator.noised(target, noise, t) for t in (0.0, 1.0)]
+    # a little of the target may shine through
+    from_noise = bool((ends[0] - noise).abs().mean() < 0.01)
+    require(from_noise and close(ends[1], target), generator, "the way is not from noise to the target")
+    scale = 2.0 if "guidance" in generator.abilities else 1.0
+    z = noise
+    for now, after in pairwise(times):
+        z = generator.carried(z, cond, [now, after], guidance=scale)
+    require(z.requires_grad, generator, "what is carried has no gradients")
+    made = generator.sample(tuple(target.shape), cond, rng=rng(0), steps=3, guidance=scale)
+    require(close(z, made), generator, "three steps one by one are not a sample of three steps")
+    again = generator.carried(noise, hidden, times, guidance=scale)
+    require(close(again, made), generator, "what stands at masked positions of the text changes the way")
 
 
 @torch.no_grad()

@@ -205,6 +205,29 @@ class Flow(Generator):
         expected: Tensor = self.network(z, at(times[-1]), cond, frames).float()
         return expected
 
+    def times(self, steps: int) -> list[float]:
+        """Those of the sampler."""
+        return self._grid(steps)
+
+    def noised(self, target: Tensor, noise: Tensor, t: float) -> Tensor:
+        """t x + (1 - t) e."""
+        return t * target + (1 - t) * noise
+
+    def carried(self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float) -> Tensor:
+        """Steps of the sampler, in which no frame is known."""
+
+        def velocity(z: Tensor, t: float) -> Tensor:
+            t_BT = torch.full((len(z), z.shape[2]), t, device=z.device)
+            scale = guidance if self.guidance_from <= t <= self.guidance_to else 1.0
+            return self._guided(z, t_BT, cond, None, scale)
+
+        for now, after in pairwise(times):
+            v = velocity(z, now)
+            if self.sampler == "heun" and after < 1:
+                v = (v + velocity(z + (after - now) * v, after)) / 2
+            z = z + (after - now) * v
+        return z
+
     def _grid(self, steps: int, begin: float = 0.0) -> list[float]:
         """``steps + 1`` times from 0 to 1; what is left of them where only those after ``begin`` are wanted."""
         times = torch.linspace(0, 1, steps + 1)

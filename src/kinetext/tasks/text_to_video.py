@@ -8,13 +8,13 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from kinetext.interfaces import Codec, Dataset, Encoder, Generator, Reward, Shape, Task
-from kinetext.types import Batch, DataError, Known, Losses, Prediction, RecipeError, Start
+from kinetext.interfaces import Codec, Dataset, Encoder, Generator, Maker, Reward, Shape
+from kinetext.types import Batch, DataError, Features, Known, Losses, Prediction, RecipeError, Start
 
 CACHE_BYTES = 2**33  # of targets that a process may keep in memory
 
 
-class TextToVideo(Task):
+class TextToVideo(Maker):
     """Learns to make clips from captions; the codec is frozen.
 
     Args:
@@ -69,7 +69,7 @@ class TextToVideo(Task):
         self.codec = codec.requires_grad_(False)
         self.generator = generator
         self.players = generator.players
-        self.shape = shape
+        self.shape, self.target_size = shape, codec.target_shape(shape)
         self.steps, self.guidance, self.train_frames = steps, guidance, train_frames
         self.cache_targets = cache_targets
         self._cache: dict[str, Tensor] = {}
@@ -116,13 +116,23 @@ class TextToVideo(Task):
         frames = self._frames(batch.video, rng) if self.train_frames and self.training else None
         target = self._target(batch, frames)
         with torch.set_grad_enabled(torch.is_grad_enabled() and player == self.players[-1]):
-            cond = self.encoders["text"](batch.tokens, batch.token_mask)
+            cond = self.condition(batch)
         losses: Losses = self.generator.loss(target, cond, player=player, rng=rng, frames=frames)
         return losses
 
+    def condition(self, batch: Batch) -> Features:
+        """What the text encoder says of the texts."""
+        cond: Features = self.encoders["text"](batch.tokens, batch.token_mask)
+        return cond
+
+    def target(self, batch: Batch) -> Tensor:
+        """What the codec makes of the clips."""
+        batch.must_have_video("text to video learns from clips")
+        return self._target(batch, None)
+
     def _rewarded(self, batch: Batch, rewarder: Reward, *, rng: torch.Generator) -> Tensor:
         """What the rewarder loses on clips that are on their way, a scalar with gradients."""
-        cond = self.encoders["text"](batch.tokens, batch.token_mask)
+        cond = self.condition(batch)
         frames = rewarder.frames(self.shape[1], rng=rng)
         # the codec joins no frames, so those that are not looked at need not be made
         shown = (self.shape[0], len(frames), *self.shape[2:])
@@ -177,9 +187,9 @@ class TextToVideo(Task):
             known, start: as ``Generator.sample`` takes them, in the codec's space.
             negative: as many other texts, to keep away from.
         """
-        cond = self.encoders["text"](batch.tokens, batch.token_mask)
-        other = None if negative is None else self.encoders["text"](negative.tokens, negative.token_mask)
-        shape = (len(batch), *self.codec.target_shape(self.shape))
+        cond = self.condition(batch)
+        other = None if negative is None else self.condition(negative)
+        shape = (len(batch), *self.target_size)
         made: Tensor = self.generator.sample(
             shape, cond, rng=rng, steps=steps, guidance=guidance, known=known, start=start, negative=other
         )
