@@ -18,6 +18,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 AboveZero = Annotated[float, Field(gt=0)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -63,6 +64,8 @@ class TrainConfig:
         optimizer: "adamw", or "muon" for hidden matrices with AdamW for the rest.
         lr: the highest learning rate, > 0.
         weight_decay: on matrices, >= 0.
+        betas: decays of AdamW's averages of the gradient and of its square, each in [0, 1); players of a game follow
+            each other better with a first one near 0.
         warmup: steps over which the rate rises, >= 0.
         decay: shape of the fall.
         decay_fraction: the last part of the run, over which the rate falls, in (0, 1].
@@ -89,11 +92,12 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: AboveZero = 1e-3
     weight_decay: NotNegative = 0.01
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.99)
     warmup: Count = 100
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     clip: NotNegative = 1.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema: BelowOne = 0.999
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
     seed: Seed = 0

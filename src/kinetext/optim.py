@@ -23,12 +23,14 @@ def build(
     *,
     lr: float,
     weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.99),
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of one player, who owns ``parameters`` of ``module``.
 
     "adamw" (Loshchilov & Hutter 2019) decays matrices but not vectors. "muon" (Jordan et al. 2024)
     orthogonalises the updates of hidden matrices, at AdamW's update size (Liu et al. 2025, "Muon is
-    Scalable for LLM Training", section 2.2), and leaves embeddings, convolutions and vectors to AdamW.
+    Scalable for LLM Training", section 2.2), and leaves embeddings, convolutions and vectors to AdamW, whose
+    ``betas`` are the decays of its averages of gradients and of their squares.
     """
     named = list(parameters)
     if not named:
@@ -42,7 +44,7 @@ def build(
     groups = [group for group in groups if group["params"]]
     built: list[torch.optim.Optimizer] = []
     if groups:
-        built.append(torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), foreach=True))
+        built.append(torch.optim.AdamW(groups, lr=lr, betas=betas, foreach=True))
     if hidden:
         built.append(torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
     return built

@@ -77,6 +77,7 @@ class Trainer:
                 config.optimizer,
                 lr=config.lr,
                 weight_decay=config.weight_decay,
+                betas=config.betas,
             )
             for player in task.players
         }

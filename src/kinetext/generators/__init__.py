@@ -2,6 +2,11 @@
 
 from kinetext.generators.diffusion import Diffusion
 from kinetext.generators.flow import Flow
+from kinetext.generators.gan import Gan
 from kinetext.interfaces import Registry
 
-REGISTRY: Registry = {"flow": Flow, "diffusion": Diffusion}
+REGISTRY: Registry = {
+    "diffusion": Diffusion,
+    "flow": Flow,
+    "gan": Gan,
+}
