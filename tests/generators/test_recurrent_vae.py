@@ -82,7 +82,9 @@ def test_free_bits_by_hand() -> None:
     kl_Z = kl_BTZ.sum(1).mean(0)
     assert (kl_Z > 0.2).any() and (kl_Z < 0.2).any()
     difference = kl_Z.clamp(min=0.2).sum() - kl_Z.sum()
-    torch.testing.assert_close((loss(free, target).total - loss(plain, target).total) * 256, difference, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        (loss(free, target).total - loss(plain, target).total) * 256, difference, atol=1e-3, rtol=1e-3
+    )
     assert loss(free, target).parts["kl"] == loss(plain, target).parts["kl"]  # what is told is the KL itself
 
 
@@ -123,7 +125,9 @@ class Says(nn.Module):
 def test_with_the_exact_posterior_the_bound_is_the_likelihood() -> None:
     """Frames x_t = w z_t + sigma e_t with z_t ~ N(0, 1): -log p(x) = -sum log N(x_t; 0, w^2 + sigma^2), whatever noise."""
     w, sigma = 1.5, 0.4
-    model = RecurrentVAE(channels=1, height=1, width=1, dim=1, latent=1, prior="standard", sigma=sigma, filters=8).eval()
+    model = RecurrentVAE(
+        channels=1, height=1, width=1, dim=1, latent=1, prior="standard", sigma=sigma, filters=8
+    ).eval()
     model.cell, model.decoder, model.inference = Keep(), Linear(w), Says(w, sigma)  # type: ignore[assignment]
     model.encoder = nn.Flatten(2)  # type: ignore[assignment]
     target = torch.randn(6, 1, 5, 1, 1, generator=rng(5))

@@ -92,7 +92,7 @@ class Seq2Seq(Generator):
         self.noise, self.own, self.temperature = noise, own, temperature
         self.ramp = Ramp(own_calls)
         self.encoder = FrameEncoder(channels, (height, width), filters, dim, code)
-        self.norm = nn.BatchNorm1d(code, affine=False, momentum=0.01)
+        self.norm = nn.BatchNorm1d(code, affine=False, momentum=0.01, eps=1e-8)
         self.decoder = FrameDecoder(channels, (height, width), filters, dim, code)
         self.begin = nn.Parameter(torch.zeros(code))
         self.attention = BahdanauAttention(dim, cond_dim, max(8, dim // 4), heads)
