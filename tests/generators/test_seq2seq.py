@@ -56,7 +56,7 @@ def by_hand(model: Seq2Seq, target: Tensor) -> tuple[Tensor, Tensor]:
     """Pure teacher forcing, step by step: nats of a clip's codes, and the squared error of its frames."""
     code = noisy_codes(model, target)
     cond = text(len(target))
-    cell = model.cells[0]
+    (cell,) = model.lstm.cells
     h, c = torch.zeros(len(target), 64), torch.zeros(len(target), 64)
     nats = torch.zeros(len(target))
     fed = model.begin.expand(len(target), -1)

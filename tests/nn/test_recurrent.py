@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from kinetext.nn.recurrent import BahdanauAttention, FrameDecoder, FrameEncoder, Gaussian, LSTMCell
+from kinetext.nn.recurrent import BahdanauAttention, FrameDecoder, FrameEncoder, Gaussian, LSTMCell, StackedLSTM
 from kinetext.types import Features
 
 
@@ -32,6 +32,22 @@ def test_the_cell_is_torchs_own_with_the_same_weights() -> None:
     h, c = cell.start(3)
     assert h.shape == c.shape == (3, 7)
     torch.testing.assert_close(cell.gates.bias.chunk(4)[1], torch.ones(7))  # forget gates start open
+
+
+def test_stacked_cells_are_torchs_own_layers() -> None:
+    stack, other = StackedLSTM(5, 7, 2), nn.LSTM(5, 7, 2, batch_first=True)
+    with torch.no_grad():
+        for layer, cell in enumerate(stack.cells):
+            getattr(other, f"weight_ih_l{layer}").copy_(cell.gates.weight[:, :-7])
+            getattr(other, f"weight_hh_l{layer}").copy_(cell.gates.weight[:, -7:])
+            getattr(other, f"bias_ih_l{layer}").copy_(cell.gates.bias)
+            getattr(other, f"bias_hh_l{layer}").zero_()
+    x = torch.randn(3, 4, 5, generator=rng())
+    states, tops = stack.start(3), []
+    for x_BD in x.unbind(1):
+        states = stack(x_BD, states)
+        tops.append(states[-1][0])
+    torch.testing.assert_close(torch.stack(tops, dim=1), other(x)[0])
 
 
 def test_attention_by_hand() -> None:

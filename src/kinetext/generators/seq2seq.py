@@ -13,7 +13,7 @@ from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.annealing import Ramp
 from kinetext.nn.mixture import MixtureHead
 from kinetext.nn.noise import normal, uniform
-from kinetext.nn.recurrent import BahdanauAttention, FrameDecoder, FrameEncoder, LSTMCell, State, Words
+from kinetext.nn.recurrent import BahdanauAttention, FrameDecoder, FrameEncoder, StackedLSTM, State, Words
 from kinetext.types import Features, Known, Losses, Start, check_legal
 
 
@@ -96,8 +96,7 @@ class Seq2Seq(Generator):
         self.decoder = FrameDecoder(channels, (height, width), filters, dim, code)
         self.begin = nn.Parameter(torch.zeros(code))
         self.attention = BahdanauAttention(dim, cond_dim, max(8, dim // 4), heads)
-        inputs = [code + self.attention.dim, *[dim] * (depth - 1)]
-        self.cells = nn.ModuleList(LSTMCell(size, dim) for size in inputs)
+        self.lstm = StackedLSTM(code + self.attention.dim, dim, depth)
         state = dim + self.attention.dim + code
         self.head = MixtureHead(state, code, pieces=pieces, components=components, hidden=dim)
 
@@ -153,7 +152,7 @@ class Seq2Seq(Generator):
             What it was fed with, or would be, after every frame ``(B, T, Z)``, and what the density knew at it.
         """
         words = self.attention.words(cond)
-        states: list[State] = [cell.start(len(real_BTZ)) for cell in self.cells]
+        states = self.lstm.start(len(real_BTZ))
         code = self.begin.expand(len(real_BTZ), -1)
         written, seen = [], []
         for real, fed, chance, noise in zip(*(x.unbind(1) for x in (real_BTZ, fed_BT, *dice)), strict=True):
@@ -170,12 +169,8 @@ class Seq2Seq(Generator):
     def _step(self, code_BZ: Tensor, states: list[State], words: Words) -> tuple[Tensor, list[State]]:
         """What the density of the next frame knows, and the next states."""
         text = self.attention(states[-1][0], words).float()
-        h = torch.cat([code_BZ, text], dim=1)
-        after = []
-        for cell, state in zip(self.cells, states, strict=True):
-            after.append(cell(h, state))
-            h = after[-1][0]
-        return torch.cat([h, text, code_BZ], dim=1), after
+        after: list[State] = self.lstm(torch.cat([code_BZ, text], dim=1), states)
+        return torch.cat([after[-1][0], text, code_BZ], dim=1), after
 
     @torch.no_grad()
     def sample(

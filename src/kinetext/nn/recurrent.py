@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,28 @@ class LSTMCell(nn.Module):
         i, f, g, o = self.gates(torch.cat([x_BD, h.to(x_BD.dtype)], dim=1)).float().chunk(4, dim=1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
+
+
+class StackedLSTM(nn.Module):
+    """LSTM cells on top of each other, each fed with the state of the one below (Sutskever et al. 2014, section 2)."""
+
+    def __init__(self, inputs: int, dim: int, depth: int) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList(LSTMCell(size, dim) for size in (inputs, *[dim] * (depth - 1)))
+
+    def start(self, batch: int) -> list[State]:
+        """The states before the first step, of ``batch`` rows; the last is that of the topmost cell."""
+        return [cell.start(batch) for cell in self._each()]
+
+    def forward(self, x_BD: Tensor, states: Sequence[State]) -> list[State]:
+        after: list[State] = []
+        for cell, state in zip(self._each(), states, strict=True):
+            after.append(cell(x_BD, state))
+            x_BD = after[-1][0]
+        return after
+
+    def _each(self) -> list[LSTMCell]:
+        return cast(list[LSTMCell], list(self.cells))
 
 
 @dataclass(frozen=True)
