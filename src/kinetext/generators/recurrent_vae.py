@@ -53,13 +53,16 @@ class RecurrentVAE(Generator):
         filters: channels of the convolutions of frames, a multiple of 8; frames of less than 16 x 16 have none.
         heads: of the attention, >= 1.
         prior: of the decisions.
-        sigma: standard deviation of the likelihood, in units of the target; 0 learns it, from 1 on.
+        sigma: standard deviation of the likelihood, in units of the target; 0 takes the best one, sigma^2 = the mean
+            squared error: of the batch in training, and its moving average in evaluation (Rybkin et al. 2021, "Simple
+            and Effective VAE Training with Calibrated Decoders", eq. 6).
         kl_weight: the highest w, > 0; 1 is a bound on the likelihood.
         kl_calls: training calls (batches) over which w rises, >= 0.
         free_bits: nats, >= 0.
         temperature: of the prior when sampling, in (0, 1]: its standard deviations are multiplied by it.
     """
 
+    variance: Tensor
     kind: Literal["continuous", "tokens"] = "continuous"
     abilities: ClassVar[frozenset[Ability]] = frozenset({"known frames"})
 
@@ -102,8 +105,8 @@ class RecurrentVAE(Generator):
         )
         self.cell = LSTMCell(latent + self.attention.dim, dim)
         self.decoder = FrameDecoder(channels, (height, width), filters, dim, dim)
-        self.log_sigma = nn.Parameter(torch.zeros(())) if sigma == 0 else None
         self.sigma = sigma
+        self.register_buffer("variance", torch.tensor(float(sigma) ** 2 or 1.0))
 
     def check(self, shape: Shape) -> None:
         """Channels, height and width must be those it was built for; any number of frames will do."""
@@ -130,9 +133,14 @@ class RecurrentVAE(Generator):
 
     def _nats(self, target: Tensor, mean: Tensor) -> Tensor:
         """-log N(target; mean, sigma^2) of every clip, ``(B,)``."""
-        log_sigma = torch.tensor(self.sigma).log() if self.log_sigma is None else self.log_sigma
-        squares = (target - mean).square() * torch.exp(-2 * log_sigma) / 2
-        return squares.flatten(1).sum(1) + target[0].numel() * (log_sigma + math.log(2 * math.pi) / 2)
+        squares_B = (target - mean).square().flatten(1).sum(1)
+        numbers, variance = target[0].numel(), self.variance
+        if self.sigma == 0 and self.training:
+            # with gradients: those of the best sigma are those of sigma held fixed, since the loss is flat there
+            variance = squares_B.mean() / numbers
+            with torch.no_grad():
+                self.variance.lerp_(variance, 0.01)
+        return squares_B / (2 * variance) + numbers * torch.log(2 * math.pi * variance) / 2
 
     def _noise(self, batch: int, frames: int, rng: Rng | Sequence[Rng], on: torch.device) -> Tensor:
         return normal((batch, frames, self.refinements, self.latent), rng, on)
