@@ -123,7 +123,7 @@ class EvaluateConfig:
             reads test as well, where there is one. Training judges on val.
         samples: of that split at most; 0 = all.
         batch: samples a batch, >= 1.
-        reader: run folder or shipped model that reads generated clips; "" = none.
+        reader: run folder or shipped model that reads clips that are generated, or decoded by a codec; "" = none.
         seed: of the noise that models are judged on and clips are made from, >= 0.
     """
 

@@ -44,8 +44,8 @@ class Evaluation:
 
     Args:
         numbers: "val/..." and "test/..." on held-out data, and of a model of two modalities "val/text_only/..." and
-            "val/video_only/..." with the other one taken away; "generated/..." and "real/...": how a reader reads
-            generated and real held-out clips.
+            "val/video_only/..." with the other one taken away; "generated/..." (of a codec "decoded/...") and
+            "real/...": how a reader reads generated (decoded) and real held-out clips.
         confusion: "val/COLUMN", single-label columns -> the matrix.
         classes: "val/COLUMN" -> how well each class is told from the rest.
         intervals: name of a number -> where 95 % of resamples by group fall.
@@ -86,17 +86,14 @@ def evaluate(
     asked = recipe.evaluate.split
     held_out = assemble.dataset(recipe, asked or "val")
     reader = None
-    if isinstance(task, TextToVideo) and recipe.evaluate.reader:
-        reader = Reader(recipe.evaluate.reader, held_out, run.meta, on)
+    if isinstance(task, TextToVideo | Reconstruction) and recipe.evaluate.reader:
+        # a codec takes clips of any length, so those at hand count, not those it was trained on
+        meta = replace(run.meta, video_shape=held_out.video_shape) if isinstance(task, Reconstruction) else run.meta
+        reader = Reader(recipe.evaluate.reader, held_out, meta, on)
     found = judged(task, recipe, run.meta, held_out, asked or "val")
     if not asked and "test" in held_out.splits and isinstance(task, Classification | Regression | Retrieval):
         found = found.joined(judged(task, recipe, run.meta, assemble.dataset(recipe, "test"), "test"))
-    if isinstance(task, Reconstruction):
-        split = asked or "val"
-        # the peak of a signal in [-1, 1] is 2
-        psnr = 10 * math.log10(4 / max(found.numbers[f"{split}/loss"], 1e-12))
-        found = found.joined(Evaluation({f"{split}/psnr": psnr}))
-    if reader and isinstance(task, TextToVideo):
+    if reader and isinstance(task, TextToVideo | Reconstruction):
         batches = assemble.plain_batches(recipe, run.meta, held_out, limit=recipe.evaluate.samples)
         shown = min(recipe.evaluate.samples or len(held_out), len(held_out))
         found = found.joined(Evaluation(reader.judge(task, batches, recipe, shown, progress)))
@@ -191,7 +188,7 @@ def check_reader(recipe: Recipe, meta: Meta, held_out: Dataset) -> None:
 
 
 class Reader:
-    """A classifier that reads generated clips, and real held-out ones for comparison.
+    """A classifier that reads clips that a model generates or a codec decodes, and real held-out ones for comparison.
 
     Args:
         name: run folder or shipped model.
@@ -209,9 +206,14 @@ class Reader:
         self.columns, self.on = self.eye.columns, on
 
     def judge(
-        self, maker: TextToVideo, batches: Iterator[Batch], recipe: Recipe, clips: int, progress: Progress | None
+        self,
+        maker: TextToVideo | Reconstruction,
+        batches: Iterator[Batch],
+        recipe: Recipe,
+        clips: int,
+        progress: Progress | None,
     ) -> dict[str, float]:
-        """Generates a clip for every text, and reads it and the real clip.
+        """Generates a clip for every text, or decodes what a codec made of the clip, and reads it and the real clip.
 
         The noise of clip i is a pure function of (evaluate.seed, i), whatever the batch size.
         """
@@ -231,7 +233,9 @@ class Reader:
             done += len(batch)
             if progress:
                 progress(done, clips)
-        numbers = _named("generated", made.compute()) | _named("real", real.compute())
+        numbers = _named("decoded" if isinstance(maker, Reconstruction) else "generated", made.compute()) | _named(
+            "real", real.compute()
+        )
         return numbers | {"seconds_per_clip": seconds / done}
 
     @torch.no_grad()
@@ -251,6 +255,7 @@ SIDES: Mapping[str, str] = {
     "test/text_only": "test, text only",
     "test/video_only": "test, video only",
     "generated": "generated",
+    "decoded": "decoded",
     "real": "real clips",
     "folds": "deviation over folds",
     "folds/text_only": "deviation, text only",

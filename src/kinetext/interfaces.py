@@ -100,6 +100,26 @@ class Codec(nn.Module, ABC):
     def target_shape(self, shape: Shape) -> Shape:
         """(C, T, H, W) of a video -> (C', T', H', W') of its target."""
 
+    def reconstruct(self, video: Tensor, *, rng: Rng) -> tuple[Tensor, Losses]:
+        """What a codec is trained by: ``video (B, C, T, H, W)`` through encoder and decoder, with gradients to all of its
+        weights.
+
+        Returns:
+            The decoded video, which is not clamped, and what the codec adds to the loss of reconstruction.
+
+        Raises:
+            ValueError: this codec has nothing to learn.
+        """
+        raise ValueError(f"{type(self).__name__} has nothing to learn")
+
+    def last_weight(self) -> nn.Parameter:
+        """The weight of the last layer of the decoder of a codec that learns, by whose gradients losses are balanced.
+
+        Raises:
+            ValueError: this codec has nothing to learn.
+        """
+        raise ValueError(f"{type(self).__name__} has nothing to learn")
+
 
 class Generator(nn.Module, ABC):
     """Learns the distribution of targets given a condition. A game: every player has its own turn, and the last one

@@ -200,6 +200,10 @@ _LEGEND = (
         "generated/",
         "`generated/`: how a reader, never trained on generated clips, reads clips made from held-out texts.",
     ),
+    (
+        "decoded/",
+        "`decoded/`: how a reader, never trained on decoded clips, reads held-out clips that the codec gives back.",
+    ),
     ("real/", "`real/`: how the same reader reads the real held-out clips of these texts."),
 )
 

@@ -312,12 +312,14 @@ class Prediction:
         embeddings: modality -> ``(B, D)`` float32 of length 1 in the space that modalities share; zeros where a
             sample has none.
         video: ``(B, C, T, H, W)`` float32 in [-1, 1].
+        codes: ``(B, 1, T', H', W')`` int64, the tokens that a codec made of the clips.
     """
 
     probabilities: Mapping[str, Tensor] = field(default_factory=dict)
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
     embeddings: Mapping[Modality, Tensor] = field(default_factory=dict)
     video: Tensor | None = None
+    codes: Tensor | None = None
 
 
 def joined(values: Sequence[object]) -> str:

@@ -16,6 +16,7 @@ from kinetext.interfaces import Dataset, Encoder, Generator, Metric, Task
 from kinetext.methods.distillation import Distillation
 from kinetext.metrics.classification import ClassificationMetric
 from kinetext.metrics.clip_reader import ClipReader
+from kinetext.metrics.reconstruction import ReconstructionMetric
 from kinetext.metrics.regression import RegressionMetric
 from kinetext.metrics.retrieval import RetrievalMetric
 from kinetext.tasks.classification import Classification
@@ -129,7 +130,7 @@ def _rewarder(parts: Parts, generator: Generator) -> ClipReader:
 
 
 def _reconstruction(parts: Parts) -> Task:
-    return Reconstruction(parts.codec(), **parts.recipe.task.args)
+    return Reconstruction(parts.codec(), parts.shape()[0], **parts.recipe.task.args)
 
 
 def _classification(parts: Parts) -> Task:
@@ -216,4 +217,6 @@ def metrics(built: Task) -> list[Metric]:
         return [ClassificationMetric(built.targets)]
     if isinstance(built, Regression):
         return [RegressionMetric(built.targets)]
+    if isinstance(built, Reconstruction):
+        return [ReconstructionMetric(built.codec.vocab)]
     return [RetrievalMetric()] if isinstance(built, Retrieval) else []

@@ -2,6 +2,7 @@
 
 from kinetext.codecs.autoencoder import Autoencoder
 from kinetext.codecs.pixel import Pixel
+from kinetext.codecs.vq import Vq
 from kinetext.interfaces import Registry
 
-REGISTRY: Registry = {"pixel": Pixel, "autoencoder": Autoencoder}
+REGISTRY: Registry = {"pixel": Pixel, "autoencoder": Autoencoder, "vq": Vq}

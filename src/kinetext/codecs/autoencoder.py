@@ -1,23 +1,36 @@
-"""A learned codec: every frame through a 2-D convolutional autoencoder."""
+"""A learned codec of continuous latents: frame by frame or causal over time, normalised or variational."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from torch import Generator as Rng
 from torch import Tensor, nn
 
 from kinetext.interfaces import Codec, Shape
-from kinetext.nn.conv import ResidualConv, fold_frames, unfold_frames
+from kinetext.nn.coder import Plan, VideoDecoder, VideoEncoder
+from kinetext.nn.conv import fold_frames, unfold_frames
+from kinetext.types import Losses, check_legal
 
 
 class Autoencoder(Codec):
-    """Frames -> latents ``(B, latent_dim, T, H / 2^levels, W / 2^levels)`` of zero mean and unit variance.
+    r"""Clips -> latents ``(B, latent_dim, T', H / 2^levels, W / 2^levels)`` of about zero mean and unit variance.
 
-    Convolutional autoencoder with residual blocks as in Rombach et al. 2022 ("High-Resolution Image
-    Synthesis with Latent Diffusion Models", appendix G), frame by frame. Instead of a KL term the
-    latents are batch-normalised and, in training, blurred with a little noise, so that the decoder
-    forgives a generator's small errors.
+    Convolutional autoencoder with residual blocks as in Rombach et al. 2022 ("High-Resolution Image Synthesis with
+    Latent Diffusion Models", LDM, appendix G). Its latents are either batch-normalised and, in training, blurred with a little
+    noise, so that the decoder forgives a generator's small errors (``kl`` = 0); or those of a VAE (Kingma & Welling
+    2014, "Auto-Encoding Variational Bayes", eq. 10; LDM, section 3.1): the encoder gives a mean m and a variance s^2,
+
+        z = m + s e,   e ~ N(0, 1),   loss = |x - decode(z)|^2 + kl (m^2 + s^2 - 1 - log s^2) / 2   (means over all numbers),
+
+    and the latent of a clip is m, brought to zero mean and unit variance by running averages (LDM, appendix G, rescales
+    likewise). Of N pixels with noise v and D latents, kl = 2 v D / N makes the loss the negative evidence bound times 2 v / N.
+
+    With ``temporal`` = "causal" convolutions also look back in time (Yu et al. 2023, "MAGVIT-v2", section 3.2), and every
+    2^time_levels frames share one of the latent: T' = T / 2^time_levels, rounded up, and a clip is completed with its last
+    frame. So an image is a clip whose only group is not full, and no frame depends on those of later groups.
 
     Args:
         channels: of the video (decided by the assembly).
@@ -26,6 +39,13 @@ class Autoencoder(Codec):
         levels: halvings of the frame's side, >= 1; H and W are multiples of 2^levels.
         blocks: residual blocks a level, >= 0.
         noise: standard deviation of the training noise, >= 0, in units of the latent's own.
+        kl: weight of the Kullback-Leibler divergence, >= 0; 0 is no VAE.
+        temporal: "frame" codes every frame by itself, "causal" looks back in time.
+        time_levels: halvings of time, at the deepest levels; 0 for "frame", 1 to ``levels`` for "causal".
+        norm: in the networks: "group" over whole frames, "pixel" over the channels of every pixel, which makes tiles exact.
+        tile: side in pixels of the overlapping tiles that larger frames are decoded in, a multiple of 2^levels and at
+            least 4 times it; 0 decodes whole frames. With "group" a tile is normalised by itself, so that it can differ from the
+            whole in brightness; with "pixel" it differs only near its edges, which fade into the next one's.
     """
 
     kind: Literal["continuous", "tokens"] = "continuous"
@@ -39,63 +59,64 @@ class Autoencoder(Codec):
         levels: int = 3,
         blocks: int = 1,
         noise: float = 0.1,
+        kl: float = 0.0,
+        temporal: Literal["frame", "causal"] = "frame",
+        time_levels: int = 0,
+        norm: Literal["group", "pixel"] = "group",
+        tile: int = 0,
     ) -> None:
         super().__init__()
-        self.channels, self.latent_dim, self.levels, self.noise = channels, latent_dim, levels, noise
-        widths = [width * 2**level for level in range(levels)]
-        self.encoder = _encoder(channels, widths, blocks, latent_dim)
-        self.decoder = _decoder(channels, widths, blocks, latent_dim)
+        check_legal("latent_dim", latent_dim, latent_dim >= 1, ">= 1")
+        check_legal("noise", noise, noise >= 0, ">= 0")
+        check_legal("kl", kl, kl >= 0, ">= 0")
+        self.plan = Plan(channels, width, levels, blocks, temporal, time_levels, norm, tile)
+        self.latent_dim, self.noise, self.kl = latent_dim, noise, kl
+        self.encoder = VideoEncoder(self.plan, 2 * latent_dim if kl else latent_dim)
+        self.decoder = VideoDecoder(self.plan, latent_dim)
         self.norm = nn.BatchNorm2d(latent_dim, affine=False, momentum=0.01)
 
     def encode(self, video: Tensor) -> Tensor:
-        self._check(tuple(video.shape[1:]))
-        return unfold_frames(self.norm(self._encode(fold_frames(video)).float()), len(video))
-
-    def _encode(self, frames: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or frames.device.type != "cpu":
-            return self.encoder(frames)
-        # pieces that fit a processor's cache: faster than all at once (LOG.md, "Encoding in pieces")
-        return torch.cat([self.encoder(piece) for piece in frames.split(64)])
+        self.plan.grid(tuple(video.shape[1:]))
+        made = self.encoder.encode(video).float()
+        return self._standard(made[:, : self.latent_dim])
 
     def decode(self, target: Tensor, shape: Shape) -> Tensor:
-        return self.decode_raw(target).float().clamp(-1, 1)
-
-    def decode_raw(self, target: Tensor) -> Tensor:
-        """Decoded but not clamped: what a reconstruction loss compares."""
-        return unfold_frames(self.decoder(fold_frames(target)), len(target))
-
-    def perturbed(self, target: Tensor, rng: torch.Generator) -> Tensor:
-        """The target plus training noise."""
-        return target + self.noise * torch.randn(target.shape, generator=rng, device=target.device)
+        video = self.decoder.decode(target, shape[2])
+        return video.float().clamp(-1, 1)
 
     def target_shape(self, shape: Shape) -> Shape:
-        _, frames, height, width = shape
-        self._check(shape)
-        return (self.latent_dim, frames, height >> self.levels, width >> self.levels)
+        return (self.latent_dim, *self.plan.grid(shape))
 
-    def _check(self, shape: Shape) -> None:
-        channels, _, height, width = shape
-        unit = 2**self.levels
-        if channels != self.channels or height % unit or width % unit:
-            raise ValueError(
-                f"video: (C, T, H, W) = {shape}, expected {self.channels} channels and H, W that are multiples of {unit}"
-            )
+    def reconstruct(self, video: Tensor, *, rng: Rng) -> tuple[Tensor, Losses]:
+        """Decoded with training noise, and of a VAE the divergence."""
+        if self.kl:
+            target, added = self._drawn(self.encoder.encode(video).float(), rng)
+        else:
+            target, added = self.encode(video), Losses(video.new_zeros(()))
+        blurred = target + self.noise * torch.randn(target.shape, generator=rng, device=target.device)
+        return self.decoder.decode(blurred, video.shape[2]).float(), added
 
+    def last_weight(self) -> nn.Parameter:
+        return self.decoder.last_weight()
 
-def _encoder(channels: int, widths: list[int], blocks: int, latent_dim: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    before = channels
-    for width in widths:
-        layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1))
-        layers.extend(ResidualConv(width) for _ in range(blocks))
-        before = width
-    return nn.Sequential(*layers, nn.GroupNorm(8, before), nn.SiLU(), nn.Conv2d(before, latent_dim, 3, padding=1))
+    def _drawn(self, moments: Tensor, rng: Rng) -> tuple[Tensor, Losses]:
+        """A latent of the posterior with these ``moments`` (means and log variances), and the divergence."""
+        mean, log_var = moments.chunk(2, dim=1)
+        log_var = log_var.clamp(-30, 20)  # as LDM has it, against overflow
+        if self.training:
+            with torch.no_grad():
+                self.norm(fold_frames(mean))  # the running averages follow
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        divergence = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
+        return self._standard(mean + (0.5 * log_var).exp() * noise), Losses(
+            self.kl * divergence, {"kl": divergence.detach()}
+        )
 
-
-def _decoder(channels: int, widths: list[int], blocks: int, latent_dim: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(latent_dim, widths[-1], 3, padding=1)]
-    for width, after in zip(widths[::-1], [*widths[-2::-1], widths[0]], strict=True):
-        layers.extend(ResidualConv(width) for _ in range(blocks))
-        # sub-pixel convolution: cheaper than a transposed one and free of checkerboards (Shi et al. 2016)
-        layers.extend([nn.Conv2d(width, 4 * after, 3, padding=1), nn.PixelShuffle(2)])
-    return nn.Sequential(*layers, nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1))
+    def _standard(self, latent: Tensor) -> Tensor:
+        """Zero mean and unit variance: of the batch in training, by running averages otherwise and in a VAE."""
+        frames = fold_frames(latent)
+        if self.kl:
+            frames = F.batch_norm(frames, self.norm.running_mean, self.norm.running_var, eps=self.norm.eps)
+        else:
+            frames = self.norm(frames)
+        return unfold_frames(frames, len(latent))

@@ -23,7 +23,7 @@ from kinetext.contracts.promises import (
 )
 from kinetext.interfaces import Ability, Codec, Generator, Shape
 from kinetext.runtime import rng
-from kinetext.types import Features, KinetextError, Known, Start
+from kinetext.types import Features, KinetextError, Known, Losses, Start
 
 
 def check_codec(codec: Codec, *, shape: Shape = (1, 4, 32, 32)) -> None:
@@ -34,7 +34,10 @@ def check_codec(codec: Codec, *, shape: Shape = (1, 4, 32, 32)) -> None:
 
     Raises:
         ContractError: targets or videos have the wrong shape, type or range, an image is not taken,
-            other rows of the batch matter, a parameter gets no gradient, or the state dict lacks something.
+            other rows of the batch matter, a parameter gets no gradient, or the state dict lacks something; of one that
+            learns, what it is trained by has the wrong shape or is no pure function of the random generator passed in; of
+            one with continuous targets, decoding has no gradients to its target; of one with tokens, a token is not
+            in [0, vocab).
     """
     require(codec.kind in ("continuous", "tokens"), codec, f"kind is {codec.kind!r}, expected continuous or tokens")
     video, _ = some_clips(shape)
@@ -47,6 +50,9 @@ def check_codec(codec: Codec, *, shape: Shape = (1, 4, 32, 32)) -> None:
             require(got == expected, codec, f"encodes {tuple(clip.shape)} to {got}, target_shape says {expected}")
             right = target.is_floating_point() if codec.kind == "continuous" else target.dtype == torch.int64
             require(right, codec, f"gives {target.dtype} targets, and says kind = {codec.kind!r}")
+            if codec.kind == "tokens":
+                legal = bool(((target >= 0) & (target < codec.vocab)).all())
+                require(legal, codec, f"gives tokens that are not in [0, vocab), and says vocab = {codec.vocab}")
             decoded = still.decode(target, tuple(clip.shape))
             require(decoded.shape == clip.shape, codec, f"decodes to {tuple(decoded.shape)}, not {tuple(clip.shape)}")
             in_range = bool((decoded.abs() <= 1).all())  # NaN is not <= 1
@@ -54,8 +60,33 @@ def check_codec(codec: Codec, *, shape: Shape = (1, 4, 32, 32)) -> None:
         one = still.encode(video[1:2])
         require(close(one[0], still.encode(video)[1]), codec, "gives a clip another target in another batch")
         check_state(codec, lambda module: module.decode(module.encode(video), tuple(video.shape)))
-    if codec.kind == "continuous":
-        check_learning(codec, lambda module: total_of(module.decode(module.encode(video), tuple(video.shape))))
+    with torch.random.fork_rng(devices=[]):
+        if codec.kind == "continuous":
+            target = still.encode(video).detach().requires_grad_()
+            seen = torch.autograd.grad(total_of(still.decode(target, tuple(video.shape))), target)[0]
+            require(
+                bool(seen.any()), codec, "decodes without gradients to its target, so no reward could teach through it"
+            )
+        if next(codec.parameters(), None) is not None:
+            _check_reconstruction(codec, still, video)
+
+
+def _check_reconstruction(codec: Codec, still: Codec, video: Tensor) -> None:
+    """What a codec is trained by."""
+
+    def run(seed: int) -> Losses:
+        decoded, added = still.reconstruct(video, rng=rng(seed))
+        require(decoded.shape == video.shape, codec, f"reconstructs {tuple(decoded.shape)}, not {tuple(video.shape)}")
+        return Losses(decoded.square().mean() + added.total, added.parts)
+
+    def total(module: Codec) -> Tensor:
+        decoded, added = module.reconstruct(video, rng=rng(0))
+        return total_of(decoded) + added.total
+
+    check_loss(codec, ("model",), lambda player, seed: run(seed), random=False)
+    check_learning(codec, total)
+    last = codec.last_weight()
+    require(any(p is last for p in codec.parameters()), codec, "last_weight is none of its parameters")
 
 
 def check_generator(generator: Generator, *, shape: Shape = (1, 4, 8, 8), cond_dim: int = 64, vocab: int = 16) -> None:

@@ -1,4 +1,4 @@
-"""Root mean square normalisation that keeps the precision of its input."""
+"""Root mean square normalisations that keep the precision of their input."""
 
 from __future__ import annotations
 
@@ -20,3 +20,17 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), 1e-6)
+
+
+class PixelNorm(nn.Module):
+    """``RMSNorm`` over the channels of every pixel of ``(N, C, H, W)``: what stands elsewhere in the frame does not matter,
+    so that a part of a frame can be computed by itself.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normal: Tensor = self.norm(x.permute(0, 2, 3, 1))  # no copy in channels-last memory
+        return normal.permute(0, 3, 1, 2)
