@@ -68,7 +68,7 @@ def make_folder(recipe: Recipe, folder: Path) -> None:
     folder.mkdir()
     columns = [*args["targets"], *([args["vectors_row"]] if args["vectors_row"] else [])]
     lines = [",".join(["file_name", "text", "group", "split", *columns])]
-    clips = "video" in recipe.encoders and not args["video_vectors"]
+    clips = ("video" in recipe.encoders or recipe.codec is not None) and not args["video_vectors"]
     for i in range(8):
         cells = [f"{i}.mp4" if clips else "", f"text number {i}", f"group {i // 2}"]
         cells += [("test" if args["val_share"] else "val") if i > 5 else "train"]
@@ -83,8 +83,9 @@ def make_folder(recipe: Recipe, folder: Path) -> None:
 
 
 def sources(recipe: Recipe) -> list[str]:
-    """The runs that a recipe starts from or is taught by."""
+    """The runs that a recipe starts from, is taught by or is judged by."""
     teachers = [recipe.task.args.get("reward"), recipe.method and recipe.method.args.get("teacher")]
+    teachers += [recipe.evaluate.reader]
     return [*recipe.init.values(), *(str(name) for name in teachers if name)]
 
 
@@ -132,9 +133,14 @@ def test_first_line_says_what_for_and_how(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_trains_two_steps(name: str, trained: Callable[[str], Run]) -> None:
     run = trained(name)
-    steps = [record for record in run.history() if "train/loss" in record]
-    assert [record["step"] for record in steps] == [1, 2]
-    assert all(math.isfinite(record["train/loss"]) for record in steps)
+    losses = [
+        {k: v for k, v in record.items() if k.startswith("train/") and k.endswith("/loss")}
+        for record in run.history()
+        if "train/lr" in record
+    ]
+    players = assemble.restore(run).players
+    assert [len(found) for found in losses] == [len(players)] * 2
+    assert all(math.isfinite(loss) for found in losses for loss in found.values())
     again = Run.open(run.path)
     assert again.recipe == run.recipe
     assemble.restore(again)

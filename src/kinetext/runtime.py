@@ -1,15 +1,17 @@
-"""The machine: device, precision, seeds, hardware. A no-op on one process."""
+"""The machine: device, precision, seeds, hardware, signals, whole files. A no-op on one process."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import platform
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import torch
@@ -119,6 +121,32 @@ def compile_blocks(module: torch.nn.Module) -> None:
             child.compile(dynamic=False)
         else:
             compile_blocks(child)
+
+
+class Stop:
+    """Turns the first Ctrl-C or SIGTERM into a wish that the loop grants after its step."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Inside, signals ask; a second Ctrl-C interrupts at once. Only the main thread may listen."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        try:
+            before = {number: signal.signal(number, self._ask) for number in numbers}
+        except ValueError:  # not the main thread: signals go to whoever is
+            before = {}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 @contextmanager

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -32,32 +30,6 @@ Draw = Callable[[Task, int], None]
 
 class Interrupted(KinetextError):
     """Ctrl-C or SIGTERM: the run was saved first."""
-
-
-class Stop:
-    """Turns the first Ctrl-C or SIGTERM into a wish that the loop grants after its step."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def listening(self) -> Iterator[Stop]:
-        """Inside, signals ask; a second Ctrl-C interrupts at once. Only the main thread may listen."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        try:
-            before = {number: signal.signal(number, self._ask) for number in numbers}
-        except ValueError:  # not the main thread: signals go to whoever is
-            before = {}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 class Trainer:
@@ -201,7 +173,7 @@ def fit(
         run.forget_after(trainer.step)
     source = batches(trainer.step * config.accumulate)
     meter = Meter(run, config, first=trainer.step, quiet=quiet or not main, writes=main)
-    with Stop().listening() as stop, meter:
+    with runtime.Stop().listening() as stop, meter:
         _loop(trainer, source, run, meter, stop, validate, draw)
     if trainer.ema:
         task.plain().load_state_dict(trainer.ema.shadow)
@@ -213,7 +185,7 @@ def _loop(
     source: Iterator[Batch],
     run: Run,
     meter: Meter,
-    stop: Stop,
+    stop: runtime.Stop,
     validate: Validate | None,
     draw: Draw | None,
 ) -> None:
