@@ -56,6 +56,11 @@ TASK_RECIPES = {
         codec = { name = "autoencoder", width = 8 }
         generator = { name = "flow", dim = 16, depth = 1 }
     """,
+    "video_to_text": """
+        task.name = "video_to_text"
+        encoders.video = { name = "frame_cnn", dim = 8, width = 8, depth = 1, heads = 2 }
+        generator = { name = "autoregressive", dim = 16, depth = 1 }
+    """,
 }
 
 

@@ -33,6 +33,12 @@ def test_a_round_trip_keeps_known_text() -> None:
     assert letters.decode(letters.encode(text)) == text
 
 
+def test_punctuation_goes_back_to_its_word() -> None:
+    text = "grey (dark), not bright; is it? 上下移动,数字7 up."
+    tokenizer = Tokenizer.train([text], "word")
+    assert tokenizer.decode(tokenizer.encode(text)) == "grey (dark), not bright; is it?上下移动,数字7 up."
+
+
 def test_the_unknown_is_counted_and_marked() -> None:
     tokenizer = Tokenizer.train(["a b"], "word", max_tokens=4)
     assert tokenizer.encode("a zebra b zebra") == [2, 1, 3, 1]

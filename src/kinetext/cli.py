@@ -147,6 +147,22 @@ def embed(
 
 
 @app.command()
+def caption(
+    run: RunName,
+    video: Annotated[Path, typer.Option(help="A clip or picture.")],
+    num: Annotated[int, typer.Option(help="How many texts; several need a --temperature above 0.")] = 1,
+    seed: Annotated[int, typer.Option(help="Another seed, other texts.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="0 is the likeliest text, 1 one as learned.")] = None,
+    device: Device = None,
+) -> None:
+    """Say in words what a clip shows."""
+    from kinetext.pipeline import Pipeline
+
+    for text in Pipeline.load(run, device).caption(video, num=num, seed=seed, temperature=temperature):
+        typer.echo(text)
+
+
+@app.command()
 def train(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe, a TOML file.")] = None,
     changes: Changes = None,

@@ -25,9 +25,11 @@ from kinetext.tasks.reconstruction import Reconstruction
 from kinetext.tasks.regression import Regression
 from kinetext.tasks.retrieval import Retrieval
 from kinetext.tasks.text_to_video import TextToVideo
+from kinetext.tasks.video_to_text import VideoToText
 from kinetext.types import Batch, Modality, Prediction, Progress
 
 T = TypeVar("T")
+READERS = (Classification, Regression, Retrieval, VideoToText)  # tasks whose answers data can be held against
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def evaluate(
         meta = replace(run.meta, video_shape=held_out.video_shape) if isinstance(task, Reconstruction) else run.meta
         reader = Reader(recipe.evaluate.reader, held_out, meta, on)
     found = judged(task, recipe, run.meta, held_out, asked or "val")
-    if not asked and "test" in held_out.splits and isinstance(task, Classification | Regression | Retrieval):
+    if not asked and "test" in held_out.splits and isinstance(task, READERS):
         found = found.joined(judged(task, recipe, run.meta, assemble.dataset(recipe, "test"), "test"))
     if reader and isinstance(task, TextToVideo | Reconstruction):
         batches = assemble.plain_batches(recipe, run.meta, held_out, limit=recipe.evaluate.samples)
@@ -360,7 +362,7 @@ class Judge:
         return {f"val/{name}": value for name, value in numbers.items()}
 
     def draw_into(self, folder: Path) -> Callable[[Task, int], None]:
-        """A function that writes ``folder/STEP.png``: a row of frames for every clip."""
+        """A function that writes ``folder/STEP.png``, a row of frames for every clip; or ``folder/STEP.txt``, captions."""
 
         def draw(task: Task, step: int) -> None:
             if isinstance(task, Classification | Regression | Retrieval):
@@ -371,6 +373,10 @@ class Judge:
                 made: Prediction = task.predict(batch.to(on), rng=runtime.rng(self.recipe.evaluate.seed, "draw", on=on))
             if made.video is not None:
                 save_grid(made.video.cpu(), folder / f"{step:09d}.png")
+            if made.text:
+                pairs = zip(made.text, batch.text, strict=True)
+                folder.mkdir(parents=True, exist_ok=True)
+                write_text(folder / f"{step:09d}.txt", "".join(f"{said}\n    ({true})\n" for said, true in pairs))
 
         return draw
 

@@ -254,6 +254,7 @@ class Task(nn.Module, ABC):
 
     players: tuple[str, ...] = ("model",)
     frozen: tuple[Modality, ...] = ()  # modalities whose encoders stay as they begin
+    writes_text: ClassVar[bool] = False  # in the tokens of a vocabulary, which it needs without reading any
 
     def parameters_of(self, player: str) -> Iterable[tuple[str, nn.Parameter]]:
         """Named trainable parameters that ``player``'s optimiser owns; players share none."""

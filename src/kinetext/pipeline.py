@@ -20,6 +20,7 @@ from kinetext.tasks.classification import Classification
 from kinetext.tasks.regression import Regression
 from kinetext.tasks.retrieval import Retrieval
 from kinetext.tasks.text_to_video import TextToVideo
+from kinetext.tasks.video_to_text import VideoToText
 from kinetext.text import Tokenizer
 from kinetext.tokenizers import PretrainedTokenizer
 from kinetext.types import MODALITIES, Batch, DataError, Modality, Progress, RunError, Sample, check_between, joined
@@ -184,6 +185,41 @@ class Pipeline:
                     pooled = joint(task.encoders, task.fusion, batch).pooled()
                     found.append({"joint": pooled[0].float().cpu()})
         return found
+
+    def caption(
+        self,
+        video: str | Path | Tensor | Sequence[str | Path | Tensor | None],
+        *,
+        num: int = 1,
+        seed: int = 0,
+        temperature: float | None = None,
+    ) -> list[str]:
+        """What clips show, in words: ``num`` texts for every clip, those of the first clip first; text number i depends
+        on its clip, the temperature and (seed, i) alone.
+
+        Args:
+            video: as for ``predict``.
+            num, seed: as for ``generate``; several texts need a temperature above 0.
+            temperature: 0 to 100; 0 writes the likeliest word each time, 1 draws as learned; None is the model's own.
+
+        Raises:
+            DataError: a setting out of range, or a clip that can't be used.
+            RunError: the model writes no text.
+        """
+        if not isinstance(self.task, VideoToText):
+            raise RunError(f"{self.name}: its task is {self.run.recipe.task.name}, expected video_to_text")
+        heat = self.task.temperature if temperature is None else temperature
+        check_between("num", num, 1, 10_000)
+        check_between("seed", seed, 0, 2**63 - 1)
+        check_between("temperature", heat, 0, 100)
+        if num > 1 and heat == 0:
+            raise DataError(f"num: {num} texts at temperature 0 are all the same; expected 1, or a temperature above 0")
+        texts: list[str] = []
+        for sample in (one for one in self._samples(None, video) for _ in range(num)):
+            rngs = [runtime.rng(seed, "caption", len(texts))]
+            with runtime.autocast(self.run.recipe.train.precision, self.device):
+                texts += self.task.write(self._batch([sample]), rng=rngs, temperature=heat).text
+        return texts
 
     @torch.no_grad()
     def answers(self, samples: Sequence[Sample]) -> list[Answer]:

@@ -220,6 +220,8 @@ def _usage(run: Run) -> list[str]:
     evaluation = f"kinetext evaluate {path}"
     if run.recipe.task.name == "text_to_video":
         return [f'kinetext generate "..." --model {path} -o clip.mp4', evaluation]
+    if run.recipe.task.name == "video_to_text":
+        return [f"kinetext caption {path} --video clip.mp4", evaluation]
     if run.recipe.task.name in ("classification", "regression", "retrieval"):
         verb = "embed" if run.recipe.task.name == "retrieval" else "predict"
         if run.meta.vector_dims and verb == "predict":
@@ -242,11 +244,15 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tu
 
 
 def _pictures(folder: Path, most: int = 4) -> str:
-    """The newest sample pictures and clips, embedded."""
-    kinds = {".png": "image/png", ".mp4": "video/mp4"}
+    """The newest sample pictures, clips and captions, embedded."""
+    kinds = {".png": "image/png", ".mp4": "video/mp4", ".txt": ""}
     found = sorted(path for path in folder.glob("*") if path.suffix in kinds and not path.name.startswith("."))
     shown = []
     for path in found[-most:]:
+        if path.suffix == ".txt":
+            said = html.escape(path.read_text(encoding="utf-8"))
+            shown.append(f"<figure><figcaption>{html.escape(path.stem)}</figcaption><pre>{said}</pre></figure>")
+            continue
         source = f"data:{kinds[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
         tag = f'<img src="{source}" alt="">' if path.suffix == ".png" else f'<video src="{source}" {PLAYING}></video>'
         shown.append(f"<figure><figcaption>{html.escape(path.stem)}</figcaption>{tag}</figure>")

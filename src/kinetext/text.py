@@ -68,12 +68,12 @@ class Tokenizer:
         return [self._ids.get(token, 1) for token in split(text, self.how)[: self.max_tokens]]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text: words joined by spaces (none between Chinese characters), characters by nothing."""
+        """Ids -> text: words joined by spaces, but for Chinese characters and punctuation; characters by nothing."""
         tokens = [self.vocabulary[i] for i in ids if i != 0]
         if self.how == "character":
             return "".join(tokens)
         text = " ".join(tokens)
-        return re.sub(rf"(?<=[{_WIDE}]) (?=\S)|(?<=\S) (?=[{_WIDE}])", "", text)
+        return re.sub(rf"(?<=[{_WIDE}(\[]) (?=\S)|(?<=\S) (?=[{_WIDE},.;:!?)\]])", "", text)
 
     def unknown(self, text: str) -> list[str]:
         """The tokens of ``text`` that the vocabulary lacks, in order of appearance."""

@@ -312,6 +312,7 @@ class Prediction:
         embeddings: modality -> ``(B, D)`` float32 of length 1 in the space that modalities share; zeros where a
             sample has none.
         video: ``(B, C, T, H, W)`` float32 in [-1, 1].
+        text: B strings.
         codes: ``(B, 1, T', H', W')`` int64, the tokens that a codec made of the clips.
     """
 
@@ -319,6 +320,7 @@ class Prediction:
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
     embeddings: Mapping[Modality, Tensor] = field(default_factory=dict)
     video: Tensor | None = None
+    text: tuple[str, ...] = ()
     codes: Tensor | None = None
 
 

@@ -25,7 +25,9 @@ def describe(recipe: Recipe, data: Dataset) -> Meta:
     """What a model for ``data`` must know: vocabulary, classes, clip shape, widths of precomputed vectors."""
     vocabulary: tuple[str, ...] = ()
     component = recipe.encoders.get("text")
-    if component is not None:
+    if find("task", recipe.task.name).writes_text:
+        vocabulary = Tokenizer.train(data.texts(), recipe.text.tokenizer).vocabulary
+    elif component is not None:
         encoder: type[Encoder] = find("encoders", component.name)
         if not (encoder.reads_vectors or encoder.own_tokenizer):
             trained = Tokenizer.train(data.texts(), recipe.text.tokenizer, max_tokens=recipe.text.max_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from kinetext import codecs, fusion, generators
 from kinetext.assemble.catalog import find
@@ -13,6 +13,8 @@ from kinetext.assemble.loading import tokenizer
 from kinetext.checkpoint import Meta
 from kinetext.config import Component, Recipe
 from kinetext.interfaces import Codec, Dataset, Encoder, Fusion, Generator, Shape
+from kinetext.tasks.video_to_text import text_shape
+from kinetext.text import Tokenizer
 from kinetext.types import MODALITIES, Modality, RecipeError, joined
 
 T = TypeVar("T")
@@ -101,20 +103,45 @@ class Parts:
         return made
 
     def generator(self, codec: Codec, cond: Encoder) -> Generator:
-        if self.recipe.generator is None:
-            raise RecipeError(f"generator: missing; expected one of {joined(sorted(generators.REGISTRY))}")
-        cls = find("generator", self.recipe.generator.name)
+        """Of what a codec makes of the clips."""
+        component, cls = self._generator()
         if cls.kind != codec.kind:
             raise RecipeError(
-                f"generator: {self.recipe.generator.name} works on {cls.kind} targets, "
+                f"generator: {component.name} works on {cls.kind} targets, "
                 f"but codec {self.recipe.codec and self.recipe.codec.name} gives {codec.kind} ones"
             )
-        target = codec.target_shape(self.shape())
+        return self._sized(codec.target_shape(self.shape()), codec.vocab, cond)
+
+    def writer(self, words: Tokenizer, cond: Encoder) -> Generator:
+        """Of the tokens of texts, and of their end."""
+        component, cls = self._generator()
+        if "temperature" not in signature(cls.sample).parameters:
+            raise RecipeError(f"generator: {component.name} writes no text, expected autoregressive")
+        if component.args["temperature"] != 1:
+            raise RecipeError(
+                f"generator.temperature: {component.args['temperature']}, "
+                "but that of texts is task.temperature; leave it out"
+            )
+        return self._sized(text_shape(words), len(words) + 1, cond)
+
+    def _generator(self) -> tuple[Component, type[Generator]]:
+        if self.recipe.generator is None:
+            raise RecipeError(f"generator: missing; expected one of {joined(sorted(generators.REGISTRY))}")
+        return self.recipe.generator, find("generator", self.recipe.generator.name)
+
+    def _sized(self, target: Shape, vocab: int, cond: Encoder) -> Generator:
         names = ("channels", "num_frames", "height", "width")
-        sizes = {**dict(zip(names, target, strict=True)), "vocab": codec.vocab, "cond_dim": cond.dim}
-        made: Generator = make("generator", self.recipe.generator, sizes)
+        sizes = {**dict(zip(names, target, strict=True)), "vocab": vocab, "cond_dim": cond.dim}
+        made: Generator = make("generator", self._generator()[0], sizes)
         fits("generator", lambda: made.check(target))
         return made
+
+    def without(self, *roles: Literal["fusion", "codec"]) -> None:
+        """Refuses sections that the task has no use for."""
+        for role in roles:
+            component: Component | None = getattr(self.recipe, role)
+            if component is not None:
+                raise RecipeError(f"{role}: {component.name}, but task {self.recipe.task.name} has no use for one")
 
 
 def make(role: str, component: Component, sizes: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from kinetext.assemble.loading import tokenizer
 from kinetext.assemble.parts import Parts, fits
 from kinetext.assemble.runs import open_run
 from kinetext.checkpoint import Meta, Run
@@ -19,11 +20,14 @@ from kinetext.metrics.clip_reader import ClipReader
 from kinetext.metrics.reconstruction import ReconstructionMetric
 from kinetext.metrics.regression import RegressionMetric
 from kinetext.metrics.retrieval import RetrievalMetric
+from kinetext.metrics.text import TextMetric
 from kinetext.tasks.classification import Classification
 from kinetext.tasks.reconstruction import Reconstruction
 from kinetext.tasks.regression import Regression
 from kinetext.tasks.retrieval import Retrieval
 from kinetext.tasks.text_to_video import TextToVideo, check_cache
+from kinetext.tasks.video_to_text import VideoToText
+from kinetext.text import Tokenizer
 from kinetext.types import RecipeError, RunError, Target, joined
 
 
@@ -88,10 +92,10 @@ def start_weights(built: Task, recipe: Recipe, meta: Meta, open_run: Callable[[s
                 raise RecipeError(
                     f"init.{prefix}: no such part, expected task or one of {joined(sorted(parts))}"
                 ) from error
-        reads_text = prefix in ("task", "encoders", "encoders.text")
-        if reads_text and run.meta.vocabulary != meta.vocabulary:
+        has_words = prefix in ("task", "encoders", "encoders.text") or (prefix == "generator" and built.writes_text)
+        if has_words and run.meta.vocabulary != meta.vocabulary:
             raise RecipeError(
-                f"init.{prefix}: {source} has another vocabulary; its text encoder can't be continued here"
+                f"init.{prefix}: {source} has another vocabulary; what it learned of words can't be continued here"
             )
         start = "" if prefix == "task" else f"{prefix}."
         weights = {k.removeprefix(start): v for k, v in run.weights().items() if k.startswith(start)}
@@ -158,12 +162,22 @@ def _retrieval(parts: Parts) -> Task:
     return Retrieval(parts.encoders(("text", "video")), **parts.recipe.task.args)
 
 
+def _video_to_text(parts: Parts) -> Task:
+    parts.without("fusion", "codec")
+    found = parts.encoders(("video",))
+    words = tokenizer(parts.recipe, parts.meta)
+    if not isinstance(words, Tokenizer) or len(words) <= 2:
+        raise RecipeError(f"data: {parts.recipe.data.name} has no texts to learn from; is data.text the right column?")
+    return VideoToText(found, parts.writer(words, found["video"]), words, **parts.recipe.task.args)
+
+
 _BUILDERS: Mapping[str, Callable[[Parts], Task]] = {
     "classification": _classification,
     "reconstruction": _reconstruction,
     "regression": _regression,
     "retrieval": _retrieval,
     "text_to_video": _text_to_video,
+    "video_to_text": _video_to_text,
 }
 
 
@@ -219,4 +233,6 @@ def metrics(built: Task) -> list[Metric]:
         return [RegressionMetric(built.targets)]
     if isinstance(built, Reconstruction):
         return [ReconstructionMetric(built.codec.vocab)]
+    if isinstance(built, VideoToText):
+        return [TextMetric()]
     return [RetrievalMetric()] if isinstance(built, Retrieval) else []

@@ -104,17 +104,20 @@ def check_players(who: Generator | Task) -> None:
 
 
 def check_loss(who: object, players: Sequence[str], run: Callable[[str, int], Losses], *, random: bool) -> None:
-    """``run(player, seed)`` is a pure function of both, and finite; ``random`` says whether the seed must matter."""
+    """``run(player, seed)`` is a pure function of both, and finite; ``random`` says whether the seed must matter: some
+    other seed of twenty, since all that is random may be which few rows see no text.
+    """
     for player in players:
         torch.manual_seed(1)
         first = run(player, 0)
         torch.manual_seed(2)
-        second, other = run(player, 0), run(player, 1)
+        second = run(player, 0)
         require(bool(first.total.isfinite()), who, f"the loss of {player} is {first.total.item()}")
         attached = [name for name, part in first.parts.items() if part.requires_grad]
         require(not attached, who, f"losses.parts still carry gradients: {', '.join(attached)}")
         require(torch.equal(first.total, second.total), who, f"two losses of {player} with the same rng differ")
-        require(not random or not torch.equal(first.total, other.total), who, f"the loss of {player} ignores its rng")
+        heeded = not random or any(not torch.equal(first.total, run(player, seed).total) for seed in range(1, 21))
+        require(heeded, who, f"the loss of {player} ignores its rng")
 
 
 def some_tokens(vocab: int) -> tuple[Tensor, Tensor]:

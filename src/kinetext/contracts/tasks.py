@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import torch
@@ -88,6 +89,8 @@ def _check_prediction(task: Task, still: Task, batch: Batch) -> None:
     if made.video is not None:
         require(made.video.ndim == 5 and len(made.video) == len(batch), task, f"video: shape {tuple(made.video.shape)}")
         require(bool((made.video.abs() <= 1).all()), task, "the video is not in [-1, 1]")
+    if made.text:
+        require(len(made.text) == len(batch), task, f"text: {len(made.text)} strings for {len(batch)} samples")
     both = _numbers(made), _numbers(still.predict(batch, rng=[rng(i) for i in range(len(batch))]))
     require(torch.equal(*both), task, "two predictions with the same rng differ")
     alone = _numbers(still.predict(batch.rows(1, 2), rng=[rng(1)]))
@@ -100,6 +103,9 @@ def _numbers(prediction: Prediction) -> Tensor:
     parts += [numbers[:, None] for numbers in prediction.numbers.values()]
     parts += list(prediction.embeddings.values())
     parts += [prediction.video.flatten(1)] if prediction.video is not None else []
+    if prediction.text:  # 24 bits of each, exact in float32
+        digests = [hashlib.blake2b(text.encode(), digest_size=3).digest() for text in prediction.text]
+        parts += [torch.tensor([[float(int.from_bytes(digest, "little"))] for digest in digests])]
     if not parts:
         raise ContractError("predict: the prediction is empty")
     return torch.cat(parts, 1)

@@ -1,5 +1,6 @@
 """Methods that make video (or text) from a condition."""
 
+from kinetext.generators.autoregressive import Autoregressive
 from kinetext.generators.diffusion import Diffusion
 from kinetext.generators.flow import Flow
 from kinetext.generators.gan import Gan
@@ -8,6 +9,7 @@ from kinetext.generators.seq2seq import Seq2Seq
 from kinetext.interfaces import Registry
 
 REGISTRY: Registry = {
+    "autoregressive": Autoregressive,
     "diffusion": Diffusion,
     "flow": Flow,
     "gan": Gan,
