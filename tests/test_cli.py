@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import kinetext
 from kinetext import video
@@ -63,7 +65,19 @@ def test_version_and_module() -> None:
 def test_help_names_every_verb(cli: Cli) -> None:
     done = cli("--help")
     assert done.code == 0
-    for verb in ("generate", "predict", "embed", "train", "evaluate", "data", "list", "demo", "reproduce", "pack"):
+    for verb in (
+        "generate",
+        "interpolate",
+        "predict",
+        "embed",
+        "train",
+        "evaluate",
+        "data",
+        "list",
+        "demo",
+        "reproduce",
+        "pack",
+    ):
         assert verb in done.out
         assert cli(verb, "--help").code == 0
 
@@ -108,6 +122,77 @@ def test_generate_refuses(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> No
     refused(cli("generate", PROMPT, "--model", "diggits"), "diggits: neither a run folder nor a shipped model")
     assert list(tmp_path.iterdir()) == []
     assert cli("generate", PROMPT, "--steps", "many").code == 2
+
+
+def test_generate_from_files(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
+    """Every option reaches the clip's own account of itself."""
+    picture, clip, out = tmp_path / "a.png", tmp_path / "a.mp4", tmp_path / "out.mp4"
+    frames = torch.randint(0, 256, (16, 64, 64, 1), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    video.write(clip, frames, fps=8)
+    video.write_png(picture, frames[:1])
+
+    def made(*options: object) -> dict[str, object]:
+        done = cli("generate", PROMPT, "--model", runs.maker, "--steps", 1, "-o", out, *options)
+        assert (done.code, done.out, done.err) == (0, f"{out}\n", "")
+        return video.read_provenance(out) or {}
+
+    said = made("--image", picture, "--seconds", 3, "--history", 5)
+    assert said["image"] == {"path": str(picture), "sha256": sha256(picture)}
+    assert (said["num_frames"], said["history"]) == (24, 5)
+    said = made("--video", clip, "--keep", 4)
+    assert (said["video"], said["keep"]) == ({"path": str(clip), "sha256": sha256(clip)}, 4)
+    said = made("--change", clip, "--strength", 0.4, "--mask", picture)
+    assert (said["change"], said["mask"], said["strength"]) == (
+        {"path": str(clip), "sha256": sha256(clip)}, {"path": str(picture), "sha256": sha256(picture)}, 0.4,
+    )  # fmt: skip
+    assert made("--negative", "digit 5", "--guidance", 2)["negative"] == "digit 5"
+    assert cli("reproduce", out).out.endswith("identical: every frame is the same\n")
+
+    done = cli("generate", PROMPT, "--model", runs.maker, "--steps", 1, "-o", out, "--seeds", "5,7", "--batch", 2)
+    assert done.out == f"{tmp_path / 'out-0.mp4'}\n{tmp_path / 'out-1.mp4'}\n"
+    said = video.read_provenance(tmp_path / "out-1.mp4") or {}
+    assert (said["seed"], said["index"], said["batch"], said["row"]) == (7, 0, 2, 1)
+
+    for options, message in (
+        (("--seeds", "5,x"), "--seeds 5,x: expected whole numbers with commas between"),
+        (("--seeds", "5,7", "--num", 3), "seeds: 2 are given"),
+        (("--image", picture, "--video", clip), "image and video: both are given"),
+        (("--image", tmp_path / "no.png"), "image: "),
+    ):
+        done = cli("generate", PROMPT, "--model", runs.maker, *options)
+        assert done.code == 2 and message in done.err.replace("\n", " "), done
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_interpolate(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    cli("generate", PROMPT, "--model", runs.maker, "--steps", 1, "-o", clip)
+    done = cli("interpolate", clip, "--steps", 1)
+    more = tmp_path / "clip-x2.mp4"
+    assert (done.code, done.out) == (0, f"{more}\n")
+    said = video.read_provenance(more) or {}
+    assert (said["prompt"], said["model"], said["factor"]) == (
+        PROMPT,
+        str(runs.maker),
+        2,
+    )  # as the clip's own file says
+    assert (video.probe(more).num_frames, video.probe(more).fps) == (31, 16.0)
+    assert "identical" in cli("reproduce", more).out
+
+    plain = tmp_path / "plain.mp4"
+    video.write(plain, video.read_all(clip)[0], fps=8)
+    for options, prompt in (((), ""), (("--prompt", "digit 7"), "digit 7")):
+        out = tmp_path / "out.mp4"
+        assert cli("interpolate", plain, "--factor", 3, "-o", out, "--model", runs.maker, *options).code == 0
+        assert (video.read_provenance(out) or {})["prompt"] == prompt
+    refused(cli("interpolate", clip, "-o", clip), "is the clip itself")
+    refused(cli("interpolate", clip, "--factor", 16), "factor: 16, expected 2 to 15")
+    refused(cli("interpolate", clip, "--model", runs.reader), "expected text_to_video")
+    refused(cli("interpolate", tmp_path / "no.mp4"), "no.mp4")
+    refused(cli("interpolate", clip, "-o", tmp_path / "a.avi"), "ends in .mp4")
 
 
 def test_unknown_words_are_said(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:

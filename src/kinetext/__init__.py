@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kinetext.checkpoint import Run
     from kinetext.config import Recipe
     from kinetext.interfaces import Codec, Dataset, Encoder, Fusion, Generator, Method, Metric, Task
+    from kinetext.making import Request
     from kinetext.pipeline import Pipeline
     from kinetext.train import fit
     from kinetext.types import Batch, Features, KinetextError, Known, Losses, Prediction, Sample, Target
@@ -31,6 +32,7 @@ __all__ = [
     "Pipeline",
     "Prediction",
     "Recipe",
+    "Request",
     "Run",
     "Sample",
     "Target",
@@ -44,6 +46,7 @@ _HOMES = {
     "checkpoint": ("Run",),
     "config": ("Recipe",),
     "interfaces": ("Codec", "Dataset", "Encoder", "Fusion", "Generator", "Method", "Metric", "Task"),
+    "making": ("Request",),
     "pipeline": ("Pipeline",),
     "train": ("fit",),
     "types": ("Batch", "Features", "KinetextError", "Known", "Losses", "Prediction", "Sample", "Target"),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kinetext.checkpoint import write_text
 from kinetext.datasets.digits import OBJECTS, objects_of
-from kinetext.pipeline import Clip, Pipeline
+from kinetext.making import Clip
+from kinetext.pipeline import Pipeline
 from kinetext.report import PLAYING, shell
 from kinetext.types import DataError, Progress
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import kinetext
 from kinetext import video
-from kinetext.pipeline import Clip, Pipeline, machine
-from kinetext.types import DataError, RunError
+from kinetext.making import machine
+from kinetext.pipeline import Pipeline
+from kinetext.types import DataError, Progress, RunError
 
 
 @dataclass(frozen=True)
@@ -17,30 +20,32 @@ class Reproduction:
     """What came of making a clip again.
 
     Args:
-        clip: the new one.
+        said: what its file says of it.
         difference: the largest difference of a pixel, 0 to 255; 0 is identical.
         notes: what is different about this machine.
     """
 
-    clip: Clip
+    said: Mapping[str, Any]
     difference: int
     notes: tuple[str, ...]
 
 
-def reproduce(path: Path | str, model: str | Path | None = None, device: str | None = None) -> Reproduction:
+def reproduce(
+    path: Path | str, model: str | Path | None = None, device: str | None = None, progress: Progress | None = None
+) -> Reproduction:
     """Makes a clip again from what its file says, and compares decoded frames.
 
     Args:
         path: an mp4 that kinetext made.
         model: where the model is now; None is where it was.
+        progress: called after every window of the new clip.
 
     Raises:
-        DataError: the file does not say how it was made.
+        DataError: the file does not say how it was made, or was made from files that are no longer the same.
         RunError: the model is not there, or has other weights now.
     """
     said = video.read_provenance(path)
-    needed = {"kinetext", "model", "weights_sha256", "prompt", "seed", "index", "steps", "guidance", "fps", "precision"}
-    if said is None or not needed <= set(said):
+    if said is None or not {"kinetext", "model", "weights_sha256"} <= set(said):
         raise DataError(f"{path}: does not say how it was made; expected a clip written by kinetext generate")
     pipeline = Pipeline.load(model or str(said["model"]), device)
     if pipeline.weights_sha256 != said["weights_sha256"]:
@@ -48,16 +53,23 @@ def reproduce(path: Path | str, model: str | Path | None = None, device: str | N
             f"{path}: was made with weights {str(said['weights_sha256'])[:12]}, but {pipeline.name} has "
             f"{pipeline.weights_sha256[:12]}; name the model that made it"
         )
-    clip = pipeline.again(said)
+    try:
+        clip = pipeline.again(said)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
-        clip.save(Path(folder) / "again.mp4")
-        again, _ = video.read_all(Path(folder) / "again.mp4")
-    before, _ = video.read_all(path)
-    if before.shape != again.shape:
-        raise DataError(
-            f"{path}: (T, H, W, C) is {tuple(before.shape)} and was {tuple(again.shape)}; the file was changed"
-        )
-    difference = int((before.int() - again.int()).abs().max())
+        again = Path(folder) / "again.mp4"
+        clip.save(again, progress)
+        difference = _difference(Path(path), again)
     now = {"kinetext": kinetext.__version__, **machine(pipeline.device)}
     notes = [f"{name} was {said[name]}, is {value}" for name, value in now.items() if said.get(name, value) != value]
-    return Reproduction(clip, difference, tuple(notes))
+    return Reproduction(said, difference, tuple(notes))
+
+
+def _difference(path: Path, again: Path) -> int:
+    """The largest difference of a pixel of two clips of one shape, 0 to 255."""
+    was, now = ((info.num_frames, info.height, info.width) for info in (video.probe(again), video.probe(path)))
+    if was != now:
+        raise DataError(f"{path}: (T, H, W) is {now} and was {was}; the file was changed")
+    frames = zip(video.stream(path), video.stream(again), strict=True)
+    return max(round(127.5 * float((a - b).abs().max())) for a, b in frames)

@@ -197,8 +197,11 @@ class TextToVideo(Maker):
 
     @torch.no_grad()
     def decode(self, target: Tensor) -> Tensor:
-        """Targets -> clips ``(B, C, T, H, W)`` in [-1, 1]."""
-        video: Tensor = self.codec.decode(target, (len(target), *self.shape))
+        """Targets -> clips ``(B, C, T, H, W)`` in [-1, 1]; or some of their frames, where the codec joins none."""
+        channels, frames, height, width = self.shape
+        if target.shape[2] != self.codec.target_shape(self.shape)[1]:
+            frames = target.shape[2]
+        video: Tensor = self.codec.decode(target, (len(target), channels, frames, height, width))
         return video
 
 

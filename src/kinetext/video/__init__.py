@@ -19,7 +19,8 @@ from kinetext.video.reading import (
     read_provenance,
     to_float,
 )
-from kinetext.video.writing import frame_rate, to_bytes, write, write_gif, write_png
+from kinetext.video.streaming import count_frames, stream
+from kinetext.video.writing import Writer, frame_rate, to_bytes, write, write_gif, write_png
 
 __all__ = [
     "SUFFIXES",
@@ -29,12 +30,15 @@ __all__ = [
     "Sampling",
     "VideoError",
     "VideoInfo",
+    "Writer",
     "check_region",
+    "count_frames",
     "frame_rate",
     "probe",
     "read_all",
     "read_clip",
     "read_provenance",
+    "stream",
     "to_bytes",
     "to_float",
     "write",

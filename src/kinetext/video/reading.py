@@ -150,7 +150,7 @@ def read_clip(
         DataError: an argument is outside its range.
         VideoError: the file is missing or broken, or does not reach ``end``.
     """
-    _check(num_frames, size, channels, sampling, fit)
+    check_options(num_frames, size, channels, sampling, fit)
     check_region(region)
     seconds = _seconds(num_frames, clip_seconds, fps)
     if sampling == "random" and (seconds is None or rng is None):
@@ -162,11 +162,11 @@ def read_clip(
         low, high = _window(line, low, high, seconds, rng if sampling == "random" else None)
     numbers = [low + (2 * i + 1) * (high - low) // (2 * num_frames) for i in range(num_frames)]
     scale = VideoReformatter()
-    shaped = {
-        number: _grey(_square(_part(path, line, frame, scale, size, fit, region), size, fit), channels)
+    made = {
+        number: shaped(path, line, frame, scale, size, fit, region, channels)
         for number, frame in frames(path, line, sorted(set(numbers)))
     }
-    clip = torch.from_numpy(np.stack([shaped[number] for number in numbers]))
+    clip = torch.from_numpy(np.stack([made[number] for number in numbers]))
     return to_float(clip.permute(3, 0, 1, 2).contiguous())
 
 
@@ -182,13 +182,13 @@ def read_all(path: str | Path, *, channels: int = 3, max_frames: int = 4096) -> 
     if len(line) > max_frames:
         raise VideoError(f"{path}: {len(line)} frames, expected at most {max_frames} (max_frames)")
     scale = VideoReformatter()
-    shaped = [
-        _grey(_upright(path, line, frame, scale, None, "squash"), channels)
+    made = [
+        shaped(path, line, frame, scale, None, "squash", WHOLE, channels)
         for _, frame in frames(path, line, range(len(line)))
     ]
-    if len({frame.shape for frame in shaped}) > 1:
+    if len({frame.shape for frame in made}) > 1:
         raise VideoError(f"{path}: the frame size changes in mid-file, expected one size")
-    return torch.from_numpy(np.stack(shaped)), line.fps
+    return torch.from_numpy(np.stack(made)), line.fps
 
 
 def read_provenance(path: str | Path) -> dict[str, object] | None:
@@ -211,7 +211,23 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1.0
 
 
-def _check(num_frames: int, size: int, channels: int, sampling: str, fit: str) -> None:
+def shaped(
+    path: Path,
+    line: Timeline,
+    frame: VideoFrame,
+    scale: VideoReformatter,
+    size: int | None,
+    fit: Fit,
+    region: Region,
+    channels: int,
+) -> Pixels:
+    """A decoded frame ``(H, W, C)`` as every reader gives it: upright; with ``size``, ``region`` of it, square."""
+    if size is None:
+        return _grey(_upright(path, line, frame, scale, None, "squash"), channels)
+    return _grey(_square(_part(path, line, frame, scale, size, fit, region), size, fit), channels)
+
+
+def check_options(num_frames: int, size: int, channels: int, sampling: str, fit: str) -> None:
     for name, value in (("num_frames", num_frames), ("size", size)):
         if value < 1:
             raise DataError(f"{name}: {value}, expected 1 or more")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import av
 import numpy as np
 import torch
+from av.container import OutputContainer
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +34,101 @@ def to_bytes(video: Tensor) -> Tensor:
     return ((video.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+class Writer:
+    """Writes an mp4 (H.264, yuv420p) as its frames come, in constant memory; the same frames give the same bytes.
+
+    The file appears whole where the block ends well; where it does not, what was there before stays.
+
+    Args:
+        path: ends in .mp4.
+        fps: frames a second, more than 0, at most 1000; kept exactly.
+        provenance: how the clip was made, a JSON object or its text; kept in the container's comment.
+        crf: 0 (best) to 51; 12 keeps frames of 64x64 good enough for a classifier.
+
+    Raises:
+        VideoError: the clip can't be written as asked (full disk, no such folder); nothing half written stays.
+
+    Example:
+        >>> with Writer("clip.mp4", fps=8) as file:      # doctest: +SKIP
+        ...     file.write(torch.zeros(1, 16, 64, 64))
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float,
+        provenance: Mapping[str, object] | str | None = None,
+        crf: int = 12,
+    ) -> None:
+        self.path = _named(path, ".mp4")
+        if not 0 <= crf <= 51:
+            raise VideoError(f"{self.path}: crf {crf}, expected 0 to 51")
+        self._rate, self._crf, self._comment = frame_rate(fps), crf, _comment(self.path, provenance)
+        self._opened = ExitStack()
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+
+    def __enter__(self) -> Self:
+        options = {"movflags": "+faststart", "fflags": "+bitexact"}
+        with _said(self.path), ExitStack() as opening:
+            temporary = opening.enter_context(whole_file(self.path))
+            self._container = opening.enter_context(av.open(str(temporary), "w", format="mp4", options=options))
+            if self._comment:
+                self._container.metadata["comment"] = self._comment
+            self._opened = opening.pop_all()
+        return self
+
+    def write(self, video: Tensor) -> None:
+        """Adds frames.
+
+        Args:
+            video: float ``(C, T, H, W)`` in [-1, 1] or uint8 ``(T, H, W, C)``; C is 1 or 3, T >= 1; H and W are even,
+                because 4:2:0 halves them, and the same in every call.
+
+        Raises:
+            ValueError: ``video`` has another shape, dtype or range.
+            VideoError: an odd size, another size than before, a full disk.
+        """
+        pixels = _pixels(video)
+        assert self._container is not None, "a writer is opened by `with`"
+        height, width = pixels.shape[1:3]
+        if self._stream is None:
+            self._stream = self._begin(self._container, height, width)
+        wide, high = self._stream.width, self._stream.height
+        if (height, width) != (high, wide):
+            raise VideoError(f"{self.path}: frames of {width}x{height}, expected {wide}x{high} as those before")
+        with _said(self.path):
+            for image in pixels:
+                self._container.mux(self._stream.encode(VideoFrame.from_ndarray(image, format="rgb24")))
+
+    def _begin(self, container: OutputContainer, height: int, width: int) -> VideoStream:
+        if width % 2 or height % 2:
+            raise VideoError(f"{self.path}: frames of {width}x{height}, expected an even width and height")
+        # with macroblock-tree rate control, small frames (64x64) come out a little different from call to call in
+        # x264's assembly (build 165); without it, the same frames give the same bytes
+        settings = {"crf": str(self._crf), "preset": "medium", "flags": "+bitexact", "x264-params": "no-mbtree=1"}
+        stream = container.add_stream("libx264", rate=self._rate, options=settings)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        codec = stream.codec_context
+        codec.colorspace = codec.color_primaries = codec.color_trc = _BT601
+        codec.color_range = _LIMITED
+        codec.thread_count = 1  # x264's output depends on the number of threads
+        return stream
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            with suppress(av.FFmpegError, OSError):  # closing what is thrown away; the first error is the one to see
+                self._opened.__exit__(kind, error, trace)
+            return
+        with _said(self.path), self._opened:
+            if self._container is None or self._stream is None:
+                raise VideoError(f"{self.path}: no frames, expected at least one")
+            self._container.mux(self._stream.encode())
+
+
 def write(
     path: str | Path,
     video: Tensor,
@@ -38,46 +137,20 @@ def write(
     provenance: Mapping[str, object] | str | None = None,
     crf: int = 12,
 ) -> None:
-    """Writes an mp4 (H.264, yuv420p); the same input gives the same bytes.
+    """Writes a whole clip as a ``Writer`` does.
 
     Args:
-        path: ends in .mp4.
         video: float ``(C, T, H, W)`` in [-1, 1] or uint8 ``(T, H, W, C)``; C is 1 or 3, T >= 1; H and W are
             even, because 4:2:0 halves them.
-        fps: frames a second, more than 0, at most 1000; kept exactly.
-        provenance: how the clip was made, a JSON object or its text; kept in the container's comment.
-        crf: 0 (best) to 51; 12 keeps frames of 64x64 good enough for a classifier.
+        path, fps, provenance, crf: as of ``Writer``.
 
     Raises:
         ValueError: ``video`` has another shape, dtype or range.
         VideoError: the clip can't be written as asked (odd size, full disk, no such folder); nothing half
             written stays.
     """
-    pixels = _pixels(video)
-    path = _named(path, ".mp4")
-    height, width = pixels.shape[1:3]
-    if width % 2 or height % 2:
-        raise VideoError(f"{path}: frames of {width}x{height}, expected an even width and height")
-    if not 0 <= crf <= 51:
-        raise VideoError(f"{path}: crf {crf}, expected 0 to 51")
-    rate = frame_rate(fps)
-    comment = _comment(path, provenance)
-    options = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with _writing(path) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as container:
-        if comment:
-            container.metadata["comment"] = comment
-        # with macroblock-tree rate control, small frames (64x64) come out a little different from call to call in
-        # x264's assembly (build 165); without it, the same frames give the same bytes
-        settings = {"crf": str(crf), "preset": "medium", "flags": "+bitexact", "x264-params": "no-mbtree=1"}
-        stream = container.add_stream("libx264", rate=rate, options=settings)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        codec = stream.codec_context
-        codec.colorspace = codec.color_primaries = codec.color_trc = _BT601
-        codec.color_range = _LIMITED
-        codec.thread_count = 1  # x264's output depends on the number of threads
-        for image in pixels:
-            container.mux(stream.encode(VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
+    with Writer(path, fps=fps, provenance=provenance, crf=crf) as file:
+        file.write(video)
 
 
 def write_gif(path: str | Path, video: Tensor, *, fps: float) -> None:
@@ -213,8 +286,14 @@ def _comment(path: Path, provenance: Mapping[str, object] | str | None) -> str:
 @contextmanager
 def _writing(path: Path) -> Iterator[Path]:
     """A temporary file that becomes ``path``; every failure to write is a ``VideoError``."""
+    with _said(path), whole_file(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """What the system or FFmpeg refuses inside becomes a ``VideoError``."""
     try:
-        with whole_file(path) as temporary:
-            yield temporary
+        yield
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: can't be written ({error.strerror or error}); nothing was left behind") from error

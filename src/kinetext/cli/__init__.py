@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 import typer
 
 import kinetext
+from kinetext.cli import making
+from kinetext.cli.options import AsJson, Changes, Device, RunName
 
 if TYPE_CHECKING:
     from kinetext.evaluate import Evaluation
@@ -25,13 +27,6 @@ app = typer.Typer(
 data = typer.Typer(help="Make and look at datasets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a shipped model such as digits.")]
-Changes = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="What to change in the recipe.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; the accelerator if there is one.")]
-
 
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
@@ -40,52 +35,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
         raise typer.Exit
 
 
-@app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="What the clip should show.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="An mp4; it is overwritten.")] = Path("clip.mp4"),
-    seed: Annotated[int, typer.Option(help="Another seed, another clip.")] = 0,
-    num: Annotated[int, typer.Option(help="How many; more than one are called clip-0.mp4, clip-1.mp4 ...")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Sampler steps; more are slower and finer.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="How much the prompt is exaggerated; 1 is as learned.")] = None,
-    model: Annotated[str, typer.Option(help="A shipped model or a run folder.")] = "digits",
-    fps: Annotated[float | None, typer.Option(help="Frames a second.")] = None,
-    device: Device = None,
-) -> None:
-    """Make clips from a prompt."""
-    from kinetext.apps import terminal
-    from kinetext.pipeline import Pipeline, outputs
-
-    paths = outputs(out, num)
-    pipeline = Pipeline.load(model, device)
-    with terminal.bar("clips") as progress:
-        clips = pipeline.generate(
-            prompt, num=num, seed=seed, steps=steps, guidance=guidance, fps=fps, progress=progress
-        )
-    for clip, path in zip(clips, paths, strict=True):
-        clip.save(path)
-        typer.echo(path)
-
-
-@app.command()
-def reproduce(
-    clip: Annotated[Path, typer.Argument(help="An mp4 made by kinetext generate.")],
-    model: Annotated[str | None, typer.Option(help="Where the model is now, if it has moved.")] = None,
-    device: Device = None,
-) -> None:
-    """Make a clip again from what its file says, and compare the frames."""
-    from kinetext.apps.reproducing import reproduce
-
-    found = reproduce(clip, model, device)
-    said = found.clip.provenance
-    typer.echo(f"{clip}: {said['prompt']!r}, seed {said['seed']}, clip {said['index']}, model {said['model']}")
-    if found.difference == 0:
-        typer.echo("identical: every frame is the same")
-        return
-    for note in found.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"different: pixels differ by up to {found.difference} of 255")
-    raise typer.Exit(1)
+app.command()(making.generate)
+app.command()(making.interpolate)
+app.command()(making.reproduce)
 
 
 @app.command()
@@ -284,19 +236,7 @@ def list_components(
     terminal.table(f"{role} {name}", ("option", "values", "default"), catalog.options_of(role, name))
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("kinetext-demo"), device: Device = None
-) -> None:
-    """Make a dozen clips, read each one back, and write a page with them."""
-    from kinetext.apps import demo, terminal
-
-    with terminal.bar("clips") as progress:
-        shown = demo.make(out, device, progress)
-    rows = [(s.prompt, ", ".join(s.read) or "(nothing)", "right" if s.right else "wrong") for s in shown]
-    terminal.table("", ("prompt", "the reader sees", ""), rows)
-    right = sum(s.right for s in shown)
-    typer.echo(f"{right} of {len(shown)} right. Open {out / 'index.html'} to watch them.")
+app.command()(making.demo)
 
 
 @app.command()
