@@ -34,7 +34,7 @@ SMALL = {
     "encoders.text": {"dim": 16, "depth": 1, "heads": 2},
     "encoders.video": {"dim": 16, "width": 8, "depth": 1, "heads": 2},
     "fusion": {"dim": 16, "heads": 2},
-    "task": {"steps": 1, "reward_steps": 2},
+    "task": {"steps": 1, "reward_steps": 2, "critic_width": 8},
     "method": {"steps": 1, "substeps": 2},
 }
 
@@ -132,9 +132,14 @@ def test_first_line_says_what_for_and_how(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_trains_two_steps(name: str, trained: Callable[[str], Run]) -> None:
     run = trained(name)
-    steps = [record for record in run.history() if "train/loss" in record]
-    assert [record["step"] for record in steps] == [1, 2]
-    assert all(math.isfinite(record["train/loss"]) for record in steps)
+    losses = [  # of one player "train/loss", of several "train/PLAYER/loss"
+        (record["step"], value)
+        for record in run.history()
+        for key, value in record.items()
+        if key.startswith("train/") and key.endswith("/loss")
+    ]
+    assert {step for step, _ in losses} == {1, 2}
+    assert all(math.isfinite(loss) for _, loss in losses)
     again = Run.open(run.path)
     assert again.recipe == run.recipe
     assemble.restore(again)
