@@ -118,6 +118,7 @@ class Halved(Codec):
 
     def decode(self, target: Tensor, shape: Shape) -> Tensor:
         video = target.repeat_interleave(2, dim=3).float()
+        video = video.detach() if self.flaw == "detached" else video
         return video * 3 if self.flaw == "range" else video
 
     def target_shape(self, shape: Shape) -> Shape:
@@ -132,12 +133,61 @@ class Halved(Codec):
         ("range", r"no float32 video in \[-1, 1\]"),
         ("kind", "says kind = 'continuous'"),
         ("batch", "another target in another batch"),
+        ("detached", "decodes without gradients to its target"),
     ],
 )
 def test_codec_flaws(flaw: str, message: str) -> None:
     check_codec(Halved())
     with pytest.raises(ContractError, match=message):
         check_codec(Halved(flaw))
+
+
+class Levels(Codec):
+    """Tokens of four grey levels, with weights to learn and a switch for every flaw."""
+
+    kind = "tokens"
+    vocab = 4
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.flaw = flaw
+        self.level_K = nn.Parameter(torch.linspace(-0.9, 0.9, 4))
+        self.spare = nn.Parameter(torch.ones(1))
+
+    def encode(self, video: Tensor) -> Tensor:
+        ids = (video.mean(1, keepdim=True)[..., None] - self.level_K).abs().argmin(-1)
+        return ids + 1 if self.flaw == "vocab" else ids
+
+    def decode(self, target: Tensor, shape: Shape) -> Tensor:
+        return self.level_K[target.clamp(max=3)].expand(shape).clamp(-1, 1)
+
+    def target_shape(self, shape: Shape) -> Shape:
+        return (1, *shape[1:])
+
+    def reconstruct(self, video: Tensor, *, rng: Rng) -> tuple[Tensor, Losses]:
+        noise = torch.rand((), generator=None if self.flaw == "global" else rng)
+        made = self.level_K[self.encode(video).clamp(max=3)].expand_as(video) + 0.01 * noise
+        made = made[:, :, :1] if self.flaw == "short" else made
+        return made, Losses(self.level_K.sum() if self.flaw == "unused" else self.spare.square().sum())
+
+    def last_weight(self) -> nn.Parameter:
+        return nn.Parameter(torch.ones(1)) if self.flaw == "last" else self.level_K
+
+
+@pytest.mark.parametrize(
+    ("flaw", "message"),
+    [
+        ("vocab", r"not in \[0, vocab\), and says vocab = 4"),
+        ("short", r"reconstructs \(3, 1, 1, 32, 32\), not \(3, 1, 4, 32, 32\)"),
+        ("unused", "no gradient reaches spare"),
+        ("global", "with the same rng differ"),
+        ("last", "last_weight is none of its parameters"),
+    ],
+)
+def test_learned_codec_flaws(flaw: str, message: str) -> None:
+    check_codec(Levels())
+    with pytest.raises(ContractError, match=message):
+        check_codec(Levels(flaw))
 
 
 class Blend(Generator):

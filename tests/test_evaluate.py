@@ -91,16 +91,32 @@ def test_only_data_and_evaluate_can_be_changed(runs: SimpleNamespace) -> None:
         evaluate(Run.open(runs.reader), ["data.clisp=3"])
 
 
-def test_psnr_of_a_codec(runs: SimpleNamespace, tmp_path: Path) -> None:
+def codec_run(folder: Path, changes: str = "") -> Run:
     from kinetext import train
     from kinetext.config import Recipe
 
     recipe = Recipe.parse(
-        'task.name = "reconstruction"\ncodec.name = "autoencoder"\ncodec.width = 8\ndata.name = "digits"\n'
-        "data.num_frames = 1\ndata.clips = 4\ntrain.steps = 1\ntrain.batch = 2"
+        'task.name = "reconstruction"\ncodec.width = 8\ndata.name = "digits"\ndata.clips = 4\ntrain.steps = 1\n'
+        f"train.batch = 2\n{changes}"
     )
-    numbers = evaluate(train.start(recipe, tmp_path / "codec", quiet=True)).numbers
-    assert numbers["val/psnr"] == pytest.approx(10 * math.log10(2**2 / numbers["val/loss"]))
+    return train.start(recipe, folder, quiet=True)
+
+
+def test_numbers_of_a_codec(tmp_path: Path) -> None:
+    numbers = evaluate(codec_run(tmp_path / "codec", 'codec.name = "autoencoder"\ndata.num_frames = 1')).numbers
+    assert numbers["val/psnr"] == pytest.approx(10 * math.log10(2**2 / numbers["val/mse"]))
+    assert "val/usage" not in numbers
+
+
+def test_a_reader_judges_what_a_codec_gives_back(runs: SimpleNamespace, tmp_path: Path) -> None:
+    """Also clips of another length than those it was trained on; a codec that gives everything back is read as they are."""
+    run = codec_run(tmp_path / "codec", 'codec.name = "vq"\ncodec.codes = [16]\ndata.num_frames = 1')
+    numbers = evaluate(run, [f"evaluate.reader={runs.reader}", "data.num_frames=16"]).numbers
+    assert 0 < numbers["val/usage"] <= 1 <= numbers["val/perplexity"] <= 16
+    assert {"decoded/objects/exact_match", "real/objects/exact_match", "seconds_per_clip"} <= set(numbers)
+    assert not any(name.startswith("generated/") for name in numbers)
+    with pytest.raises(RecipeError, match="reads clips"):
+        evaluate(run, [f"evaluate.reader={runs.reader}"])
 
 
 def test_record_and_recorded(runs: SimpleNamespace, tmp_path: Path) -> None:

@@ -87,16 +87,19 @@ def evaluate(
     task = assemble.restore(run).to(on)
     asked = recipe.evaluate.split
     held_out = assemble.dataset(recipe, asked or "val")
+    meta, here = run.meta, held_out.video_shape
+    if isinstance(task, Reconstruction) and here and meta.video_shape:
+        # a codec takes clips of any length, so that of the clips at hand counts, not that of those it was trained on
+        channels, _, *size = meta.video_shape
+        meta = replace(meta, video_shape=(channels, here[1], *size))
     reader = None
     if isinstance(task, TextToVideo | Reconstruction) and recipe.evaluate.reader:
-        # a codec takes clips of any length, so those at hand count, not those it was trained on
-        meta = replace(run.meta, video_shape=held_out.video_shape) if isinstance(task, Reconstruction) else run.meta
         reader = Reader(recipe.evaluate.reader, held_out, meta, on)
-    found = judged(task, recipe, run.meta, held_out, asked or "val")
+    found = judged(task, recipe, meta, held_out, asked or "val")
     if not asked and "test" in held_out.splits and isinstance(task, READERS):
         found = found.joined(judged(task, recipe, run.meta, assemble.dataset(recipe, "test"), "test"))
     if reader and isinstance(task, TextToVideo | Reconstruction):
-        batches = assemble.plain_batches(recipe, run.meta, held_out, limit=recipe.evaluate.samples)
+        batches = assemble.plain_batches(recipe, meta, held_out, limit=recipe.evaluate.samples)
         shown = min(recipe.evaluate.samples or len(held_out), len(held_out))
         found = found.joined(Evaluation(reader.judge(task, batches, recipe, shown, progress)))
     return found

@@ -44,8 +44,9 @@ class Autoencoder(Codec):
         time_levels: halvings of time, at the deepest levels; 0 for "frame", 1 to ``levels`` for "causal".
         norm: in the networks: "group" over whole frames, "pixel" over the channels of every pixel, which makes tiles exact.
         tile: side in pixels of the overlapping tiles that larger frames are decoded in, a multiple of 2^levels and at
-            least 4 times it; 0 decodes whole frames. With "group" a tile is normalised by itself, so that it can differ from the
-            whole in brightness; with "pixel" it differs only near its edges, which fade into the next one's.
+            least 8 times it; 0 decodes whole frames. An eighth of a tile beside the next one is left out, and over the next
+            eighth one fades into the other. With "group" a tile is normalised by itself and so differs from the whole a little; with
+            "pixel" it is the same where the decoder does not see its edge.
     """
 
     kind: Literal["continuous", "tokens"] = "continuous"

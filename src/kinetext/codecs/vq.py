@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kinetext.interfaces import Codec, Shape
 from kinetext.nn.coder import Plan, VideoDecoder, VideoEncoder
+from kinetext.nn.conv import fold_frames
 from kinetext.nn.quantize import EmaCodebook, FiniteScalars, perplexity
 from kinetext.types import Losses, check_legal
 
@@ -19,7 +20,8 @@ class Vq(Codec):
     VQ-VAE (van den Oord et al. 2017, "Neural Discrete Representation Learning") with the networks of the codec
     ``autoencoder``: its encoder makes a vector for every cell, a quantiser puts a code in its place, and the decoder sees the
     vector of that code. The quantiser is a codebook that follows averages (there, appendix A.1), or finite scalars (Mentzer
-    et al. 2023, FSQ); see ``nn/quantize.py`` for both. Time goes as in ``autoencoder``: T' = T / 2^time_levels, rounded up.
+    et al. 2023, FSQ); see ``nn/quantize.py`` for both. Vectors are batch-normalised first (Lancucki et al. 2020, "Robust
+    Training of Vector Quantized Bottleneck Models", section 3). Time goes as in ``autoencoder``: T' = T / 2^time_levels, rounded up.
 
     Args:
         channels: of the video (decided by the assembly).
@@ -31,7 +33,7 @@ class Vq(Codec):
         codes: "ema": one number, how many codes, >= 2; "fsq": the levels of every scalar, >= 3 each, whose product is
             how many codes there are, such as (8, 5, 5, 5) for 1,000 (the paper, table 1, advises levels >= 5).
         decay: of a codebook's averages, in [0, 1).
-        commitment: of encoder to codebook, >= 0; the paper's beta.
+        commitment: of encoder to codebook, >= 0; the paper's beta (eq. 3, sums over a clip, here both per pixel).
         restart: codes whose use falls below this share of the mean begin again as vectors of the batch, in [0, 1).
         temporal: "frame" codes every frame by itself, "causal" looks back in time.
         time_levels: halvings of time, at the deepest levels; 0 for "frame", 1 to ``levels`` for "causal".
@@ -71,10 +73,11 @@ class Vq(Codec):
         else:
             self.quantizer = FiniteScalars(codes, latent_dim)
         self.vocab = self.quantizer.vocab
+        self.norm = nn.BatchNorm2d(latent_dim, affine=False, momentum=0.01)
 
     def encode(self, video: Tensor) -> Tensor:
         grid = self.plan.grid(tuple(video.shape[1:]))
-        return self.quantizer.ids(_rows(self.encoder.encode(video))).view(len(video), 1, *grid)
+        return self.quantizer.ids(self._rows(video)).view(len(video), 1, *grid)
 
     def decode(self, target: Tensor, shape: Shape) -> Tensor:
         video = self.decoder.decode(_cells(self.quantizer.vectors(target[:, 0])), shape[2])
@@ -85,19 +88,22 @@ class Vq(Codec):
 
     def reconstruct(self, video: Tensor, *, rng: Rng) -> tuple[Tensor, Losses]:
         """Decoded from codes, straight-through gradients, and the commitment; says how evenly codes are used."""
-        made = self.encoder.encode(video)
-        quantized = self.quantizer(_rows(made), rng=rng)
-        cells = _cells(quantized.x.view(len(video), *made.shape[2:], -1))
-        parts = {"commitment": quantized.loss.detach(), "perplexity": perplexity(quantized.ids, self.vocab)}
-        return self.decoder.decode(cells, video.shape[2]).float(), Losses(quantized.loss, parts)
+        grid = self.plan.grid(tuple(video.shape[1:]))
+        quantized = self.quantizer(self._rows(video), rng=rng)
+        cells = _cells(quantized.x.view(len(video), *grid, -1))
+        # the paper adds sums over a clip; beside a mean over its pixels the same sum counts per pixel
+        added = quantized.loss * (quantized.x.numel() / video.numel())
+        parts = {"commitment": added.detach(), "perplexity": perplexity(quantized.ids, self.vocab)}
+        return self.decoder.decode(cells, video.shape[2]).float(), Losses(added, parts)
 
     def last_weight(self) -> nn.Parameter:
         return self.decoder.last_weight()
 
-
-def _rows(x: Tensor) -> Tensor:
-    """``(B, D, T, H, W)`` -> ``(B*T*H*W, D)``."""
-    return x.permute(0, 2, 3, 4, 1).flatten(0, 3)
+    def _rows(self, video: Tensor) -> Tensor:
+        """The vector of every cell, ``(B*T'*H'*W', D)``, of zero mean and unit variance."""
+        frames = self.norm(fold_frames(self.encoder.encode(video).float()))
+        rows: Tensor = frames.permute(0, 2, 3, 1).flatten(0, 2)
+        return rows
 
 
 def _cells(x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Plan:
         time_levels: of the deepest levels that halve time as well, 0 for "frame", 1 to ``levels`` for "causal".
         norm: "group" normalises over whole frames, "pixel" over the channels of every pixel.
         tile: side, in pixels, of the overlapping tiles that larger frames are decoded in where no gradients are wanted, a
-            multiple of 2^levels, at least 4 times it; 0 decodes whole frames. Neighbours share a quarter of it.
+            multiple of 2^levels, at least 8 times it; 0 decodes whole frames.
     """
 
     channels: int
@@ -62,8 +62,8 @@ class Plan:
             legal = 1 <= self.time_levels <= self.levels
             check_legal("time_levels", self.time_levels, legal, f'1 to levels = {self.levels} with temporal = "causal"')
         unit = 2**self.levels
-        legal = self.tile == 0 or (self.tile % unit == 0 and self.tile >= 4 * unit)
-        check_legal("tile", self.tile, legal, f"0, or a multiple of {unit} that is at least {4 * unit}")
+        legal = self.tile == 0 or (self.tile % unit == 0 and self.tile >= 8 * unit)
+        check_legal("tile", self.tile, legal, f"0, or a multiple of {unit} that is at least {8 * unit}")
 
     @property
     def widths(self) -> list[int]:
@@ -202,15 +202,17 @@ class VideoDecoder(nn.Sequential):
         return torch.cat([torch.cat([piece(rows, start) for start in starts], dim=2) for rows in some])
 
     def _in_tiles(self, target: Tensor, tile: int) -> Tensor:
-        """Decodes overlapping tiles of ``tile`` cells, which fade into each other (linear weights)."""
-        unit, overlap = 2**self.plan.levels, max(1, tile // 4)
+        """Decodes overlapping tiles of ``tile`` cells. An eighth of a tile at an inner edge, which lacks what is beyond,
+        is left out; over the next eighth it fades linearly into its neighbour.
+        """
+        unit, edge = 2**self.plan.levels, tile // 8
         height, width = target.shape[3:]
         video, total = torch.zeros(()), torch.zeros(height * unit, width * unit, device=target.device)
-        for top, left in product(_starts(height, tile, overlap), _starts(width, tile, overlap)):
+        for top, left in product(_starts(height, tile, 3 * edge), _starts(width, tile, 3 * edge)):
             part = self._in_time(target[:, :, :, top : top + tile, left : left + tile]).float()
             high, wide = part.shape[3:]
-            down = _ramp(high, overlap * unit, top > 0, top + tile < height)
-            across = _ramp(wide, overlap * unit, left > 0, left + tile < width)
+            down = _fade(high, edge * unit, top > 0, top + tile < height)
+            across = _fade(wide, edge * unit, left > 0, left + tile < width)
             weight = (down[:, None] * across).to(part.device)
             if video.ndim == 0:
                 video = part.new_zeros((*part.shape[:3], *total.shape))
@@ -233,8 +235,10 @@ def _starts(side: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, side - tile, step), side - tile]
 
 
-def _ramp(side: int, overlap: int, before: bool, after: bool) -> Tensor:
-    """Weights of a tile along one axis: they rise over what it shares with the one before, and fall likewise."""
-    up = ((torch.arange(side) + 0.5) / overlap).clamp(max=1.0)
-    weight = up if before else torch.ones(side)
-    return weight * up.flip(0) if after else weight
+def _fade(side: int, edge: int, before: bool, after: bool) -> Tensor:
+    """Weights of a tile along one axis: where there is a tile before, nothing over ``edge`` and a linear rise over as much;
+    likewise after.
+    """
+    rise = ((torch.arange(side) - edge + 0.5) / edge).clamp(0, 1)
+    weight = rise if before else torch.ones(side)
+    return weight * rise.flip(0) if after else weight
