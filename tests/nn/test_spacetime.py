@@ -39,11 +39,10 @@ def test_a_transposed_convolution_is_torchs(stride: Stride) -> None:
     mine = SpaceTimeDeconv(3, 5, stride)
     theirs = nn.ConvTranspose3d(3, 5, kernel(stride), stride, 1)
     taps = [conv.weight.unflatten(0, (-1, 3)) for conv in mine.convs]  # (frame, 3, 5, H, W)
-    # input frame t adds to output frame s t + k - 1 with weight k (s is the stride)
-    if stride[0] == 1:  # frames t - 1, t, t + 1 add with weights 2, 1, 0
-        order = [taps[0][2], taps[0][1], taps[0][0]]
-    else:  # an even output frame is of frames t - 1, t with weights 3, 1, an odd one of t, t + 1 with 2, 0
-        order = [taps[1][1], taps[0][1], taps[1][0], taps[0][0]]
+    # input frame t adds to output frame s t + k - 1 with weight k (s is the stride): frames t - 1, t, t + 1 add with 2, 1, 0;
+    # or to an even output frame t - 1, t with 3, 1, to an odd one t, t + 1 with 2, 0
+    keeps = stride[0] == 1
+    order = taps[0].flip(0).unbind() if keeps else (taps[1][1], taps[0][1], taps[1][0], taps[0][0])
     with torch.no_grad():
         theirs.weight.copy_(torch.stack(order, 2))
         for conv in mine.convs:
