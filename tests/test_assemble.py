@@ -35,6 +35,7 @@ num_frames = 2
 steps = 1
 batch = 2
 """
+GAN = FLOW.replace('name = "flow"\ndim = 16\ndepth = 1', 'name = "gan"')
 READ = '[task]\nname = "classification"\n[encoders.video]\nname = "frame_cnn"\ndim = 16\nheads = 2\nwidth = 4\n[data]\nname = "digits"\nnum_frames = 2\n'
 
 
@@ -72,6 +73,13 @@ def test_the_resolved_recipe_alone_builds_the_same_weights() -> None:
         (FLOW, ["encoders.video.name=frame_cnn"], "task text_to_video takes text"),
         (FLOW, ["data.num_frames=17"], "num_frames: 17, expected 1 to 16"),
         (FLOW, ["data.split=val"], "data.split: decided by the assembly"),
+        (GAN, [], "task.guidance: 3.0, but gan has no guidance; expected 1"),
+        (
+            GAN,
+            ["task.guidance=1", "generator.levels=4"],
+            "generator: levels: 4, but a target of 8 x 8 is no multiple of 16",
+        ),
+        (GAN, ["generator.height=8"], "generator.height: decided by the assembly"),
         (READ, ["fusion.name=concat"], "concat joins modalities, and only video is encoded"),
         (READ, ["encoders.text.name=transformer"], "fusion: missing"),
         (READ, ['task.targets=["magic"]'], "magic"),

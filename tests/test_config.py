@@ -137,6 +137,7 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
         ("train.lr=nan", "train.lr: nan, expected float > 0"),
         ("train.lr=inf", "train.lr: inf, expected float > 0"),
         ("train.ema=1", "train.ema: 1, expected float >= 0 and < 1"),
+        ("train.betas=[0.9, 1]", "train.betas: [0.9, 1], expected [float >= 0 and < 1, float >= 0 and < 1]"),
         ("train.decay_fraction=0", "expected float > 0 and <= 1"),
         ("train.compile=1", "train.compile: 1, expected bool"),
         ("train.decay=cosin", 'train.decay: "cosin", expected "cosine" | "linear" | "constant"'),

@@ -22,6 +22,16 @@ def test_every_parameter_has_exactly_one_optimiser_and_muon_takes_hidden_matrice
     assert all(p.ndim >= 2 for p in adamw.param_groups[0]["params"]) and adamw.param_groups[1]["weight_decay"] == 0
 
 
+def test_betas_are_those_of_adamw() -> None:
+    """After one step from zero the averages are (1 - beta1) g and (1 - beta2) g^2."""
+    module = nn.Linear(1, 1, bias=False)
+    (optimizer,) = build(module, module.named_parameters(), "adamw", lr=1e-3, weight_decay=0.0, betas=(0.2, 0.7))
+    module.weight.grad = torch.full((1, 1), 3.0)
+    optimizer.step()
+    state = optimizer.state[module.weight]
+    assert state["exp_avg"].item() == pytest.approx(0.8 * 3) and state["exp_avg_sq"].item() == pytest.approx(0.3 * 9)
+
+
 def test_nothing_to_train_is_an_error() -> None:
     with pytest.raises(RecipeError, match="nothing to train"):
         build(nn.Identity(), [], "adamw", lr=1e-3, weight_decay=0.0)

@@ -29,7 +29,7 @@ TINY = (
 )  # fmt: skip
 # what makes a part small; only options that the recipe's part has are taken
 SMALL = {
-    "generator": {"dim": 16, "depth": 1, "heads": 2},
+    "generator": {"dim": 16, "depth": 1, "heads": 2, "critic_dim": 8},
     "codec": {"width": 8},
     "encoders.text": {"dim": 16, "depth": 1, "heads": 2},
     "encoders.video": {"dim": 16, "width": 8, "depth": 1, "heads": 2},
@@ -45,12 +45,10 @@ def overrides(recipe: Recipe) -> list[str]:
     encoders = {f"encoders.{modality}": part for modality, part in recipe.encoders.items()}
     parts = {"task": recipe.task, "generator": recipe.generator, "codec": recipe.codec, "fusion": recipe.fusion}
     parts["method"] = recipe.method
-    if recipe.init.get("codec") in SHIPPED:
-        del parts["codec"]  # it has the size of its weights
     for where, part in {**parts, **encoders}.items():
         known = assemble.resolve(recipe)  # with every default spelled out
-        if part is None or where not in SMALL:
-            continue
+        if part is None or where not in SMALL or recipe.init.get(where) in SHIPPED:
+            continue  # what starts from a shipped model has its size
         args = known.encoders[where.split(".")[1]].args if "." in where else getattr(known, where).args
         found += [f"{where}.{option}={value}" for option, value in SMALL[where].items() if option in args]
     if recipe.data.name == "digits":

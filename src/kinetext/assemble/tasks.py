@@ -113,6 +113,10 @@ def _text_to_video(parts: Parts) -> Task:
     found = parts.encoders(("text",))
     codec = parts.codec()
     generator = parts.generator(codec, found["text"])
+    guidance = parts.recipe.task.args["guidance"]
+    if guidance != 1 and "guidance" not in generator.abilities:
+        name = parts.recipe.generator and parts.recipe.generator.name
+        raise RecipeError(f"task.guidance: {guidance}, but {name} has no guidance; expected 1")
     if parts.recipe.task.args["cache_targets"] and parts.data is not None:
         check_cache(parts.recipe.data.name, parts.data, codec.target_shape(parts.shape()))
     # without the training data a run is being reopened, and needs no reward any more

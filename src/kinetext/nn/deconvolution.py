@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kinetext.nn.conv import fold_frames, unfold_frames
+from kinetext.nn.spacetime import SpaceTimeConv, SpaceTimeDeconv
+
 Stride = tuple[int, int] | tuple[int, int, int]  # over (H, W) or (T, H, W)
 
 
@@ -51,11 +54,9 @@ class _Up(nn.Module):
     def __init__(self, width: int, after: int, stride: tuple[int, int, int], blocks: int, signal_dim: int) -> None:
         super().__init__()
         self.before = Modulated(width, signal_dim)
-        time, height, side = stride
-        # 4 wide where it doubles and 3 where it does not: every output sees as many inputs as its neighbours
-        self.up = nn.ConvTranspose3d(width, after, (2 + time, 2 + height, 2 + side), stride, 1)
+        self.up = SpaceTimeDeconv(width, after, stride)
         self.norms = nn.ModuleList(Modulated(after, signal_dim) for _ in range(blocks))
-        self.convs = nn.ModuleList(nn.Conv3d(after, after, 3, padding=1) for _ in range(blocks))
+        self.convs = nn.ModuleList(SpaceTimeConv(after, after) for _ in range(blocks))
 
     def forward(self, x: Tensor, signal: Tensor) -> Tensor:
         x = self.up(self.before(x, signal))
@@ -104,7 +105,7 @@ class ClipDeconvolution(nn.Module):
             for width, after, stride in zip(widths, widths[1:], strides, strict=False)
         )
         self.last = Modulated(widths[-1], signal)
-        self.out = nn.Conv3d(widths[-1], channels, 3, padding=1)
+        self.out = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
     def forward(self, noise_BD: Tensor, motion_BTD: Tensor | None, text_BD: Tensor) -> Tensor:
         """-> ``(B, C, T, H, W)``; ``motion_BTD`` has one row for every frame of the base grid."""
@@ -119,7 +120,7 @@ class ClipDeconvolution(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last_3d)
         for up in self.ups:
             x = up(x, signal)
-        return cast(Tensor, self.out(self.last(x, signal)))
+        return unfold_frames(self.out(fold_frames(self.last(x, signal))), len(x))
 
 
 class Critic(nn.Module):
@@ -160,7 +161,7 @@ class Critic(nn.Module):
         self.real = nn.Linear(self.hidden, 1)
         self.match = nn.Linear(cond_dim, self.hidden)
         for module in list(self.modules()):
-            if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
                 if module is not self.match:
                     nn.init.kaiming_normal_(module.weight, 0.2)
                 if spectral:
@@ -192,7 +193,6 @@ class _Residual(nn.Module):
 def _conv(before: int, after: int, stride: Stride) -> nn.Module:
     """A convolution 4 wide where it halves and 3 where it does not."""
     if len(stride) == 3:
-        time, height, width = stride
-        return nn.Conv3d(before, after, (2 + time, 2 + height, 2 + width), stride, 1)
+        return SpaceTimeConv(before, after, stride)
     height, width = stride
     return nn.Conv2d(before, after, (2 + height, 2 + width), stride, 1)
