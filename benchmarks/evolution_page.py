@@ -1,0 +1,295 @@
+"""Numbers -> docs/evolution.md between its markers, the plot, and the contact sheet, which plays.
+
+Part of ``benchmarks/evolution.py``. Everything is made again from benchmarks/results/*.json and the strips of samples in docs/images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import pyplot
+from PIL import Image, ImageDraw, ImageFont
+
+from evolution_judging import Clips, relative
+from evolution_worlds import KINDS, Kind, Sets, World, as_video
+from kinetext.checkpoint import write_text
+from kinetext.evaluate import save_grid
+
+EACH = 4  # prompts of either kind on a strip
+SIDE = 64  # pixels of a frame
+EDGE = 1  # pixels around a frame on a strip
+LEFT, TOP, GAP = 118, 44, 6  # pixels of the sheet
+FRAME_MS = 125
+NOT_RUN = "not run yet"
+Result = Mapping[str, Any]
+
+
+def strip_path(docs: Path, world: World, name: str) -> Path:
+    """The picture of a method's samples."""
+    return docs / "images" / f"evolution_{world.name}_{name}.png"
+
+
+def strip_prompts(sets: Sets) -> list[tuple[Kind, int]]:
+    """Prompts that samples are shown of: the first English ones of either kind, no two of the same labels."""
+    chosen: list[tuple[Kind, int]] = []
+    for kind, shown in zip(KINDS, (sets.seen, sets.unseen), strict=True):
+        labels: list[object] = []
+        for place, sample in enumerate(shown.samples):
+            english = (sample.text or "").isascii()
+            if english and sample.labels not in labels and len(labels) < EACH:
+                labels.append(sample.labels)
+                chosen.append((kind, place))
+    return chosen
+
+
+def write_strip(docs: Path, world: World, name: str, sets: Sets, clips: Clips) -> None:
+    """Writes samples of a method: a row a prompt, a column a frame."""
+    of = {"seen": clips.seen, "unseen": clips.unseen}
+    rows = torch.stack([of[kind][place] for kind, place in strip_prompts(sets)])
+    save_grid(as_video(rows), strip_path(docs, world, name))
+
+
+def write_page(docs: Path, world: World, results: Result) -> None:
+    """Writes the world's part of evolution.md, with its pictures."""
+    images = docs / "images"
+    have = [name for name in ("real", *world.methods) if strip_path(docs, world, name).is_file()]
+    have = [name for name in have if name == "real" or name in results["methods"]]
+    parts = [
+        right_table(world, results),
+        kin_table(world, results),
+        cost_table(world, results),
+        origins(world, results),
+    ]
+    if results["methods"]:
+        write_plot(images / f"evolution_{world.name}.png", world, results)
+        parts.insert(0, f"![The plot of these numbers](images/evolution_{world.name}.png)")
+    if len(have) > 1:
+        write_sheet(docs, world, have, results["prompts"], images / f"evolution_{world.name}_samples.gif")
+        strips = ", ".join(f"[{_title(name)}](images/{strip_path(docs, world, name).name})" for name in have)
+        parts.append(
+            f"![Samples of every method](images/evolution_{world.name}_samples.gif)\n\n"
+            f"The same prompts for all, the first clips that were made. Frame by frame: {strips}."
+        )
+    page = docs / "evolution.md"
+    write_text(page, between(page.read_text(encoding="utf-8"), world.name, "\n\n".join(filter(None, parts))))
+
+
+def between(page: str, name: str, text: str) -> str:
+    """``page`` with ``text`` between the markers called ``name``.
+
+    Raises:
+        ValueError: they are not there.
+    """
+    begin, end = f"<!-- {name}: made by benchmarks/evolution.py -->", f"<!-- {name}: end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"page: no {begin} ... {end} in it, expected both")
+    return pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", page)
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a row that is short is filled up."""
+    lines = [titles, ["---"] * len(titles), *([*row, *[""] * (len(titles) - len(row))] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _rows(world: World, results: Result) -> list[tuple[str, Result | None]]:
+    """Title and numbers of every row: real clips first, then the methods in order, whether they have been run or not."""
+    methods = results["methods"]
+    real = [("real clips", results["real"])] if "real" in results else []
+    return [*real, *((_title(name), methods.get(name)) for name in world.methods)]
+
+
+def _title(name: str) -> str:
+    return "real clips" if name == "real" else f"`{name}`"
+
+
+def right_table(world: World, results: Result) -> str:
+    """How many clips show what their text asks for, in %."""
+    every = [found for _, found in _rows(world, results) if found]
+    parts = [name for name in every[0]["reader"]["unseen"] if name not in ("exact", "interval")] if every else []
+    titles = ["method", "**unseen, exact**", "95 %", "seen, exact", *(f"unseen, {name}" for name in parts)]
+    if world.judge:
+        titles += ["second judge: unseen, exact", "seen, exact", "unseen, exact and smooth", "unseen, unreadable"]
+    rows = []
+    for title, found in _rows(world, results):
+        if not found:
+            rows.append([title, NOT_RUN])
+            continue
+        seen, unseen = (found["reader"][kind] for kind in ("seen", "unseen"))
+        low, high = unseen["interval"]
+        cells = [
+            title,
+            f"**{_percent(unseen['exact'])}**",
+            f"{100 * low:.0f} to {100 * high:.0f}",
+            _percent(seen["exact"]),
+        ]
+        cells += [_percent(unseen[name]) for name in parts]
+        if "centroid" in found:
+            seen, unseen = (found["centroid"][kind] for kind in ("seen", "unseen"))
+            cells += [
+                _percent(v) for v in (unseen["exact"], seen["exact"], unseen["exact_and_smooth"], unseen["unreadable"])
+            ]
+        rows.append(cells)
+    return "How many clips show what their text asks for, in %:\n\n" + table(titles, rows)
+
+
+def kin_table(world: World, results: Result) -> str:
+    """How the clips stand to real ones."""
+    names = ["pixels", "features", *(["start"] if world.judge else [])]
+    said = {
+        "pixels": "diversity, pixels",
+        "features": "diversity, reader's features",
+        "start": "diversity of the start",
+    }
+    titles = [
+        "method",
+        "Frechet distance",
+        "of clips",
+        *(said[name] for name in names),
+        "nearest training clip",
+        "copies, %",
+    ]
+    rows = []
+    for title, found in _rows(world, results):
+        if not found:
+            rows.append([title, NOT_RUN])
+            continue
+        spread, near = relative(found["diversity"], results["real"]["diversity"]), found["memorisation"]
+        cells = [title, f"{found['frechet']['distance']:.1f}", f"{found['frechet']['clips']:,}"]
+        cells += [f"{spread[name]:.2f}" if name in spread else "" for name in names]
+        rows.append([*cells, f"{near['ratio']:.2f}", f"{100 * near['copies']:.1f}"])
+    return (
+        "How they stand to real clips, which have 1 in the columns of diversity and of the nearest training clip:\n\n"
+        + table(titles, rows)
+    )
+
+
+def cost_table(world: World, results: Result) -> str:
+    """What the methods cost."""
+    titles = [
+        "method", "parameters, M", "of the codec, M", "minutes", "steps", "training clips seen", "memory of training, MB",
+        "memory of sampling, MB", "sampler steps", "guidance", "seconds a clip", "seconds a further frame",
+    ]  # fmt: skip
+    rows = []
+    for title, found in _rows(world, results):
+        if title == "real clips":
+            continue
+        if not found:
+            rows.append([title, NOT_RUN])
+            continue
+        made, cost = found["training"], found["sampling"]
+        memory = "" if made["memory_mb"] is None else f"{made['memory_mb']:,.0f}"
+        further = "no other length" if cost["seconds_per_frame"] is None else f"{cost['seconds_per_frame']:.4f}"
+        rows.append([
+            title, f"{made['parameters'] / 1e6:.2f}", f"{made['codec_parameters'] / 1e6:.2f}", f"{made['minutes']:.1f}",
+            f"{made['steps']:,}", f"{made['clips']:,}", memory, f"{cost['memory_mb']:,.0f}", str(cost["steps"]),
+            f"{cost['guidance']:g}", f"{cost['seconds_per_clip']:.3f}", further,
+        ])  # fmt: skip
+    return "What they cost:\n\n" + table(titles, rows)
+
+
+def origins(world: World, results: Result) -> str:
+    """Where, when and by which code each row was measured."""
+    lines = []
+    for title, found in _rows(world, results):
+        if not found:
+            continue
+        made = found.get("training", {})
+        budget = f", budget {made['budget']:g} minutes ({made['clock']} clock)" if made.get("budget") else ""
+        before = "".join(
+            f", after {first} ({minutes:.1f} minutes)" for first, minutes in made.get("before", {}).items()
+        )
+        lines.append(f"- {title}: {found['date']}, commit {found['commit']}{budget}{before}; {found['hardware']}")
+    return "Measured:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def write_plot(path: Path, world: World, results: Result) -> None:
+    """What is right, what a clip costs by its length, and both at once."""
+    matplotlib.use("Agg")
+    done = [name for name in world.methods if name in results["methods"]]
+    found = [results["methods"][name] for name in done]
+    figure, (right, length, both) = pyplot.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    place = np.arange(len(done))
+    for shift, kind, colour in ((0.2, "unseen", "#0b68cb"), (-0.2, "seen", "#9cc3ea")):
+        right.barh(place + shift, [100 * one["reader"][kind]["exact"] for one in found], 0.38, color=colour, label=kind)
+        if world.judge:
+            shares = [100 * one["centroid"][kind]["exact"] for one in found]
+            right.scatter(
+                shares, place + shift, 18, "#cc4e00", label="second judge" if kind == "seen" else None, zorder=3
+            )
+    right.axvline(
+        100 * results["real"]["reader"]["unseen"]["exact"], color="#60646c", ls="--", lw=1, label="real clips"
+    )
+    right.set(yticks=place, yticklabels=done, xlim=(0, 102), xlabel="clips that show what their text asks for, %")
+    right.invert_yaxis()
+    right.legend(loc="lower right", fontsize=8)
+    for name, one in zip(done, found, strict=True):
+        times = {int(k): v for k, v in one["sampling"]["seconds_by_frames"].items() if not isinstance(v, str)}
+        length.plot(list(times), list(times.values()), marker="o", ms=4, label=name)
+        at = (one["sampling"]["seconds_per_clip"], 100 * one["reader"]["unseen"]["exact"])
+        both.scatter(*at, 30)
+        both.annotate(name, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    length.set(xscale="log", yscale="log", xlabel="frames of a clip", ylabel="seconds to make one")
+    length.set_xticks([8, 16, 32, 64], ["8", "16", "32", "64"], minor=False)
+    length.minorticks_off()
+    length.legend(fontsize=8)
+    both.set(xscale="log", ylim=(0, 102), xlabel="seconds a clip", ylabel="unseen, exact, %")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def write_sheet(docs: Path, world: World, names: Sequence[str], prompts: Sequence[Result], path: Path) -> None:
+    """The contact sheet, a GIF: a row a method, a column a prompt."""
+    strips = [Image.open(strip_path(docs, world, name)) for name in names]
+    cell, font = SIDE + 2 * EDGE, ImageFont.load_default(11)
+    width, height = LEFT + len(prompts) * (cell + GAP), TOP + len(names) * (cell + GAP)
+    frames = []
+    for time in range(strips[0].width // cell):
+        page = Image.new("RGB", (width, height), "white")
+        draw = ImageDraw.Draw(page)
+        for column, prompt in enumerate(prompts):
+            x = LEFT + column * (cell + GAP)
+            draw.text((x, 4), prompt["kind"], "#0b68cb" if prompt["kind"] == "unseen" else "#60646c", font)
+            draw.multiline_text((x, 17), wrapped(prompt["short"], 12), "#1c2024", font, spacing=1)
+        for row, (name, strip) in enumerate(zip(names, strips, strict=True)):
+            y = TOP + row * (cell + GAP)
+            draw.text((6, y + cell // 2 - 7), name, "#1c2024", font)
+            for column in range(len(prompts)):
+                box = (time * cell, column * cell, (time + 1) * cell, (column + 1) * cell)
+                page.paste(strip.crop(box), (LEFT + column * (cell + GAP), y))
+        frames.append(page.quantize(48, dither=Image.Dither.NONE))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, optimize=True)
+
+
+def wrapped(text: str, width: int, most: int = 2) -> str:
+    """At most ``most`` lines of about ``width`` characters."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if len(longer) <= width or not lines[-1] else [*lines, word]
+    return "\n".join(lines[:most])
+
+
+def prompt_notes(sets: Sets) -> list[dict[str, str]]:
+    """What the strips and the sheet show: kind, text, and labels in short."""
+    of = {"seen": sets.seen.samples, "unseen": sets.unseen.samples}
+    notes = []
+    for kind, place in strip_prompts(sets):
+        sample = of[kind][place]
+        short = ", ".join(name for names in sample.labels.values() for name in names)
+        notes.append(
+            {"kind": kind, "text": sample.text or "", "short": short if len(sample.labels) == 1 else sample.text or ""}
+        )
+    return notes

@@ -1,0 +1,239 @@
+"""What the methods are compared on: which prompts they have seen, which they have not, and real clips of both.
+
+Part of ``benchmarks/evolution.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kinetext import assemble
+from kinetext.config import Recipe
+from kinetext.interfaces import Dataset
+from kinetext.types import Sample
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "recipes"
+Kind = Literal["seen", "unseen"]
+KINDS: tuple[Kind, ...] = ("seen", "unseen")
+ENDLESS = 2**31  # clips of the split that prompts are drawn from
+PIECE = 50  # clips made at once
+MOST_DRAWS = 40_000  # in search of real clips with the same labels
+Said = Mapping[str, frozenset[str]]  # column -> the classes that are said to hold
+
+
+def digits_kind(sample: Sample) -> Kind | None:
+    """Whether compositional training has the pair of digit and motion; None where a clip has both sorts."""
+    from kinetext.datasets.digits import OBJECTS, is_held_out
+
+    return _kind([is_held_out(OBJECTS.index(name)) for name in sample.labels["objects"]])
+
+
+def digits_parts(said: Said, true: Said) -> dict[str, bool]:
+    """Digit and motion apart, from labels such as "3 up and down"; two digits at once are no digit."""
+    found, asked = ([name.split(" ", 1) for name in one["objects"]] for one in (said, true))
+    digits, motions = ({pair[place] for pair in found} for place in (0, 1))
+    return {
+        "digit": digits == {pair[0] for pair in asked},
+        "motion": motions == {pair[1] for pair in asked},
+    }
+
+
+def shapes_kind(sample: Sample) -> Kind | None:
+    """Whether compositional training has the pairs of colour and shape, and of motion and shape, of all objects."""
+    from kinetext.datasets import shapes
+
+    of: dict[str, dict[str, str]] = {
+        column: dict(name.split(" ", 1) for name in sample.labels[column]) for column in ("shape", "size", "motion")
+    }
+    objects = [
+        shapes.Object(colour, of["shape"][colour], of["size"][colour], of["motion"][colour]) for colour in of["shape"]
+    ]
+    return _kind([one.held_out for one in objects])
+
+
+def columns_apart(said: Said, true: Said) -> dict[str, bool]:
+    """Every label column by itself."""
+    return {column: said[column] == true[column] for column in true}
+
+
+def _kind(held_out: list[bool]) -> Kind | None:
+    if all(held_out):
+        return "unseen"
+    return None if any(held_out) else "seen"
+
+
+@dataclass(frozen=True)
+class World:
+    """One comparison.
+
+    Args:
+        prefix: of the names of its recipes; a method's name follows.
+        methods: in the order of the field's history.
+        reader: the shipped model that reads its clips.
+        root: of the data, under --data; "" where it is made from nothing.
+        kind: of a sample.
+        parts: what is right about a clip.
+        judge: whether the centroid judge can read its clips.
+        data: options of its dataset that its recipes have.
+    """
+
+    name: str
+    prefix: str
+    methods: tuple[str, ...]
+    reader: str
+    root: str
+    kind: Callable[[Sample], Kind | None]
+    parts: Callable[[Said, Said], dict[str, bool]]
+    judge: bool
+    data: Mapping[str, object]
+
+    def recipe(self, method: str) -> Path:
+        """The method's recipe, which may not be there yet."""
+        return RECIPES / f"{self.prefix}{method}.toml"
+
+
+METHODS = ("recurrent_vae", "gan", "seq2seq", "autoregressive", "diffusion", "flow")
+WORLDS: Mapping[str, World] = {
+    "digits": World(
+        "digits", "evolution_", METHODS, "digits-reader", "mnist", digits_kind, digits_parts, True, {"digits": (1,)}
+    ),
+    "shapes": World(
+        "shapes", "evolution_shapes_", METHODS, "shapes-reader", "", shapes_kind, columns_apart, False, {}
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Texts with their labels, and a real clip of each.
+
+    Args:
+        samples: without clips.
+        video: ``(N, C, T, H, W)`` uint8; empty where only the texts were asked for.
+    """
+
+    samples: list[Sample]
+    video: Tensor
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is judged.
+
+    Args:
+        seen, unseen: prompts of either kind, and the real clip of each.
+        repeats: a few prompts, each several times in a row; real clips of the same labels.
+        fresh: as many other real clips as ``seen`` and ``unseen`` have together, in their order.
+    """
+
+    seen: Shown
+    unseen: Shown
+    repeats: Shown
+    fresh: Shown
+
+    def prompts(self) -> list[Sample]:
+        """Of the clips that every method makes; the place of one is its noise's name."""
+        return [*self.seen.samples, *self.unseen.samples, *self.repeats.samples]
+
+
+def held_out(world: World, recipe: Recipe) -> Dataset:
+    """Clips of all compositions, made from what is held out of training (handwriting, say)."""
+    args = {**recipe.data.args, **world.data, "composition": "all", "clips": ENDLESS}
+    return assemble.find("data", recipe.data.name)(**args, split="val")
+
+
+def draw(world: World, recipe: Recipe, clips: int, prompts: int, times: int, *, texts_only: bool = False) -> Sets:
+    """Prompts and real clips, the same for every method: a pure function of the arguments.
+
+    Args:
+        recipe: of any run in this world; its section data says which.
+        clips: of either kind.
+        prompts: how many are repeated, half of either kind.
+        times: how often.
+        texts_only: no clips.
+    """
+    data = held_out(world, recipe)
+    wanted = dict.fromkeys(KINDS, clips)
+    source = _kinds(world, data)
+    first = _take(source, wanted)
+    fresh = _take(source, wanted) if not texts_only else {kind: [] for kind in KINDS}
+    places = _repeated(world, data, prompts, times)
+    again = [data.still(place) for place in places]
+    # the labels of the real clip stay its own; the text is that of the group's first
+    samples = [replace(one, text=again[i - i % times].text) for i, one in enumerate(again)]
+    clips_of = torch.empty(0, dtype=torch.uint8) if texts_only else _clips(data, places)
+    return Sets(
+        _shown(first["seen"], texts_only),
+        _shown(first["unseen"], texts_only),
+        Shown(samples, clips_of),
+        _shown([*fresh["seen"], *fresh["unseen"]], texts_only),
+    )
+
+
+def _kinds(world: World, data: Dataset) -> Iterator[tuple[Kind, Sample]]:
+    """All samples that are of one kind, in order; clips as bytes, in place of video."""
+    for start in count(0, PIECE):
+        for sample in data.__getitems__(range(start, start + PIECE)):
+            kind = world.kind(sample)
+            if kind is not None:
+                yield kind, sample
+
+
+def _take(source: Iterator[tuple[Kind, Sample]], wanted: Mapping[Kind, int]) -> dict[Kind, list[tuple[Sample, Tensor]]]:
+    taken: dict[Kind, list[tuple[Sample, Tensor]]] = {kind: [] for kind in KINDS}
+    while any(len(taken[kind]) < wanted[kind] for kind in KINDS):
+        kind, sample = next(source)
+        if len(taken[kind]) < wanted[kind]:
+            assert sample.video is not None
+            taken[kind].append((replace(sample, video=None), as_bytes(sample.video)))
+    return taken
+
+
+def _shown(taken: list[tuple[Sample, Tensor]], texts_only: bool) -> Shown:
+    samples = [sample for sample, _ in taken]
+    if texts_only or not taken:
+        return Shown(samples, torch.empty(0, dtype=torch.uint8))
+    return Shown(samples, torch.stack([clip for _, clip in taken]))
+
+
+def _repeated(world: World, data: Dataset, prompts: int, times: int) -> list[int]:
+    """Places of ``times`` samples with the same labels, one after the other, for ``prompts`` label sets."""
+    found: dict[object, list[int]] = {}
+    room = dict.fromkeys(KINDS, prompts // 2)
+    for place in range(MOST_DRAWS):
+        sample = data.still(place)
+        kind, labels = world.kind(sample), tuple(sorted(sample.labels.items()))
+        if labels not in found and kind is not None and room[kind]:
+            room[kind] -= 1
+            found[labels] = []
+        if labels in found and len(found[labels]) < times:
+            found[labels].append(place)
+        if not any(room.values()) and all(len(places) == times for places in found.values()):
+            break
+    return [place for places in found.values() if len(places) == times for place in places]
+
+
+def _clips(data: Dataset, places: list[int]) -> Tensor:
+    pieces = [data.__getitems__(places[i : i + PIECE]) for i in range(0, len(places), PIECE)]
+    return torch.stack([as_bytes(sample.video) for piece in pieces for sample in piece if sample.video is not None])
+
+
+def as_bytes(video: Tensor) -> Tensor:
+    """[-1, 1] -> uint8."""
+    return ((video.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_video(clips: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]."""
+    return clips.float() / 127.5 - 1
