@@ -59,12 +59,12 @@ def test_it_learns_digits_from_tokens_and_uses_many(options: dict[str, Any]) -> 
     video = digits(16, 1)
     codec = Vq(width=8, levels=2, latent_dim=4, **options).train()
     optimizer = torch.optim.AdamW(codec.parameters(), 5e-3)
-    for step in range(120):
+    for step in range(80):
         made, added = codec.reconstruct(video, rng=rng(step))
         ((made - video).square().mean() + added.total).backward()
         optimizer.step()
         optimizer.zero_grad()
-    codec.eval()
+    codec.eval().requires_grad_(False)
     tokens = codec.encode(video)
     made = codec.decode(tokens, tuple(video.shape))
     blank = float((video + 1).square().mean())
