@@ -147,8 +147,8 @@ def test_with_the_exact_posterior_the_bound_is_the_likelihood() -> None:
     target = torch.randn(6, 1, 5, 1, 1, generator=rng(5))
     model.encoder.forward = lambda x: x[:, 0, :, 0]  # type: ignore[method-assign]
     exact = -Normal(0.0, (w**2 + sigma**2) ** 0.5).log_prob(target).flatten(1).sum(1).mean()
-    bounds = torch.stack([loss(model, target, seed).total * 5 for seed in range(400)])
-    torch.testing.assert_close(bounds.mean(), exact, atol=0.05, rtol=0)
+    bound = loss(model, target.repeat(400, 1, 1, 1, 1)).total * 5
+    torch.testing.assert_close(bound, exact, atol=0.05, rtol=0)
     joint = MultivariateNormal(torch.zeros(5), (w**2 + sigma**2) * torch.eye(5)).log_prob(target.flatten(1))
     torch.testing.assert_close(exact, -joint.mean())
 
@@ -228,14 +228,14 @@ def test_learning_the_text_decides_the_clip() -> None:
     x = torch.zeros(4, 1, 8)
     x[:2, 0, 0], x[2:, 0, 1] = 3.0, 3.0
     cond = Features(x.repeat(4, 1, 1), torch.ones(16, 1, dtype=torch.bool))
-    patterns = torch.randn(4, 1, 3, 4, 4, generator=rng(1)).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    patterns = torch.randn(4, 1, 2, 4, 4, generator=rng(1)).repeat_interleave(2, 3).repeat_interleave(2, 4)
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    for step in range(200):
+    for step in range(150):
         model.loss(patterns.repeat(4, 1, 1, 1, 1), cond, player="model", rng=rng(step)).total.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
-    made = model.sample((16, 1, 3, 8, 8), cond, rng=rng(7), steps=1, guidance=1.0)
+    made = model.sample((16, 1, 2, 8, 8), cond, rng=rng(7), steps=1, guidance=1.0)
     away = (made[:, None] - patterns[None]).square().mean((2, 3, 4, 5))  # (16, 4)
     nearest = away.argmin(1)
     assert (nearest // 2 == torch.arange(16) % 4 // 2).float().mean() > 0.9
