@@ -81,7 +81,7 @@ def test_the_loss_is_the_sum_of_its_parts_per_number() -> None:
 
 def test_free_bits_by_hand() -> None:
     """Every dimension costs its mean KL over the batch, but no less than what is free; what is free has no gradient."""
-    plain, free = RecurrentVAE(latent=5), RecurrentVAE(latent=5, free_bits=0.2)
+    plain, free = RecurrentVAE(latent=5), RecurrentVAE(latent=5, free_bits=5.0)
     free.load_state_dict(plain.state_dict())
     # push some dimensions above what is free
     for model in (plain, free):
@@ -94,8 +94,8 @@ def test_free_bits_by_hand() -> None:
     noise = torch.randn(4, 4, 1, 5, generator=rng())
     _, kl_BTZ = plain._draw(text(4), noise, read)
     kl_Z = kl_BTZ.sum(1).mean(0)
-    assert (kl_Z > 0.2).any() and (kl_Z < 0.2).any()
-    difference = kl_Z.clamp(min=0.2).sum() - kl_Z.sum()
+    assert (kl_Z > 5).any() and (kl_Z < 5).any()
+    difference = kl_Z.clamp(min=5).sum() - kl_Z.sum()
     torch.testing.assert_close(
         (loss(free, target).total - loss(plain, target).total) * 256, difference, atol=1e-3, rtol=1e-3
     )
@@ -147,8 +147,8 @@ def test_with_the_exact_posterior_the_bound_is_the_likelihood() -> None:
     target = torch.randn(6, 1, 5, 1, 1, generator=rng(5))
     model.encoder.forward = lambda x: x[:, 0, :, 0]  # type: ignore[method-assign]
     exact = -Normal(0.0, (w**2 + sigma**2) ** 0.5).log_prob(target).flatten(1).sum(1).mean()
-    bounds = torch.stack([loss(model, target, seed).total * 5 for seed in range(400)])
-    torch.testing.assert_close(bounds.mean(), exact, atol=0.05, rtol=0)
+    bound = loss(model, target.repeat(400, 1, 1, 1, 1)).total * 5
+    torch.testing.assert_close(bound, exact, atol=0.05, rtol=0)
     joint = MultivariateNormal(torch.zeros(5), (w**2 + sigma**2) * torch.eye(5)).log_prob(target.flatten(1))
     torch.testing.assert_close(exact, -joint.mean())
 
@@ -182,14 +182,18 @@ def test_the_kl_rises_with_the_calls_of_training_alone_and_resumes() -> None:
 
 
 def test_refinements_write_to_one_canvas() -> None:
-    """The decoder of frames sees the sum of what every refinement's state says."""
+    """The decoder of frames sees the sum of what every refinement's state and decision say."""
     model = RecurrentVAE(refinements=3, prior="standard").eval()
     seen: list[Tensor] = []
     states: list[Tensor] = []
+    decisions: list[Tensor] = []
     model.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model.cell.register_forward_hook(lambda module, args, out: states.append(out[0]))
+    model.cell.register_forward_pre_hook(lambda module, args: decisions.append(args[0][:, :16]))
     model.sample((2, *SHAPE), text(2), rng=rng(), steps=1, guidance=1.0)
-    expected = torch.stack(states).unflatten(0, (4, 3)).sum(1).transpose(0, 1)
+    expected = (
+        torch.cat([torch.stack(states), torch.stack(decisions)], dim=2).unflatten(0, (4, 3)).sum(1).transpose(0, 1)
+    )
     torch.testing.assert_close(seen[0], expected)
 
 
@@ -224,14 +228,14 @@ def test_learning_the_text_decides_the_clip() -> None:
     x = torch.zeros(4, 1, 8)
     x[:2, 0, 0], x[2:, 0, 1] = 3.0, 3.0
     cond = Features(x.repeat(4, 1, 1), torch.ones(16, 1, dtype=torch.bool))
-    patterns = torch.randn(4, 1, 3, 4, 4, generator=rng(1)).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    patterns = torch.randn(4, 1, 2, 4, 4, generator=rng(1)).repeat_interleave(2, 3).repeat_interleave(2, 4)
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    for step in range(200):
+    for step in range(150):
         model.loss(patterns.repeat(4, 1, 1, 1, 1), cond, player="model", rng=rng(step)).total.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
-    made = model.sample((16, 1, 3, 8, 8), cond, rng=rng(7), steps=1, guidance=1.0)
+    made = model.sample((16, 1, 2, 8, 8), cond, rng=rng(7), steps=1, guidance=1.0)
     away = (made[:, None] - patterns[None]).square().mean((2, 3, 4, 5))  # (16, 4)
     nearest = away.argmin(1)
     assert (nearest // 2 == torch.arange(16) % 4 // 2).float().mean() > 0.9

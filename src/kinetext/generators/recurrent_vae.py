@@ -27,7 +27,7 @@ class RecurrentVAE(Generator):
     Frame t is drawn in R refinements; in each a decoder LSTM with state h looks at the words of the text, makes a
     decision z and writes to the frame's canvas:
 
-        a = attention(h, words),   z ~ p(z | h, a),   h' = LSTM(h, [z, a]),   canvas_t = \sum_r h'_{t,r},
+        a = attention(h, words),   z ~ p(z | h, a),   h' = LSTM(h, [z, a]),   canvas_t = \sum_r [h', z]_{t,r},
         p(x_t | z, text) = N(decoder(canvas_t), sigma^2).
 
     In training z comes from an inference network that sees the frame, z = mu + sigma eps ~ q(z | h, a, encoder(x_t)), and
@@ -99,12 +99,10 @@ class RecurrentVAE(Generator):
         self.encoder = FrameEncoder(channels, (height, width), filters, dim, dim)
         self.attention = BahdanauAttention(dim, cond_dim, max(8, dim // 4), heads)
         seen = dim + self.attention.dim
-        self.inference = nn.Sequential(nn.Linear(seen + dim, dim), nn.SiLU(), nn.Linear(dim, 2 * latent))
-        self.prior = (
-            nn.Sequential(nn.Linear(seen, dim), nn.SiLU(), nn.Linear(dim, 2 * latent)) if prior == "learned" else None
-        )
+        self.inference = _decider(seen + dim, dim, latent, spread=-2.0)  # narrow, so that the decoder hears it
+        self.prior = _decider(seen, dim, latent, spread=0.0) if prior == "learned" else None
         self.cell = LSTMCell(latent + self.attention.dim, dim)
-        self.decoder = FrameDecoder(channels, (height, width), filters, dim, dim)
+        self.decoder = FrameDecoder(channels, (height, width), filters, dim, dim + latent)
         self.sigma = sigma
         self.register_buffer("variance", torch.tensor(float(sigma) ** 2 or 1.0))
 
@@ -157,15 +155,15 @@ class RecurrentVAE(Generator):
         for t, noise_BRZ in enumerate(noise_BTRZ.unbind(1)):
             writes, cost_BZ = [], torch.zeros_like(noise_BRZ[:, 0])
             for noise_BZ in noise_BRZ.unbind(1):
-                state, cost = self._decide(state, words, noise_BZ, seen.get(t))
-                writes.append(state[0])
+                state, z_BZ, cost = self._decide(state, words, noise_BZ, seen.get(t))
+                writes.append(torch.cat([state[0], z_BZ], dim=1))
                 cost_BZ = cost_BZ + cost
             canvases.append(torch.stack(writes).sum(0))
             costs.append(cost_BZ)
         return self.decoder(torch.stack(canvases, dim=1)), torch.stack(costs, dim=1)
 
-    def _decide(self, state: State, words: Words, noise_BZ: Tensor, seen: Seen | None) -> tuple[State, Tensor]:
-        """One refinement: the next state, and what the decision costs ``(B, Z)`` in nats."""
+    def _decide(self, state: State, words: Words, noise_BZ: Tensor, seen: Seen | None) -> tuple[State, Tensor, Tensor]:
+        """One refinement: the next state, the decision, and what it costs ``(B, Z)`` in nats."""
         text = self.attention(state[0], words)
         past = torch.cat([state[0], text], dim=1)
         prior = Gaussian.of(self.prior(past) if self.prior else torch.zeros_like(noise_BZ).repeat(1, 2))
@@ -175,7 +173,7 @@ class RecurrentVAE(Generator):
             posterior = Gaussian.of(self.inference(torch.cat([past, frame_BD], dim=1)))
             z_BZ = torch.where(there_B[:, None], posterior.at(noise_BZ), z_BZ)
             cost_BZ = posterior.kl(prior)
-        return self.cell(torch.cat([z_BZ, text], dim=1), state), cost_BZ
+        return self.cell(torch.cat([z_BZ, text], dim=1), state), z_BZ, cost_BZ
 
     @torch.no_grad()
     def sample(
@@ -201,3 +199,11 @@ class RecurrentVAE(Generator):
             seen = {t: (read[:, t], given_BT[:, t]) for t in range(shape[2]) if given_BT[:, t].any()}
         made, _ = self._draw(cond, noise, seen)
         return made if known is None else torch.where(known.cells(), known.target, made)
+
+
+def _decider(inputs: int, dim: int, latent: int, spread: float) -> nn.Sequential:
+    """What says a ``Gaussian``; ``spread`` is where its standard deviations begin."""
+    last = nn.Linear(dim, 2 * latent)
+    with torch.no_grad():
+        last.bias[latent:] = spread
+    return nn.Sequential(nn.Linear(inputs, dim), nn.SiLU(), last)
