@@ -298,11 +298,20 @@ class Shapes(Dataset):
 
     def __getitems__(self, draws: Sequence[int]) -> list[Sample]:
         """Several samples at once, vectorised (torch's loader calls this for a batch)."""
+        return self._samples(draws, drawn=True)
+
+    def still(self, index: int) -> Sample:
+        return self._samples([index], drawn=False)[0]
+
+    def _samples(self, draws: Sequence[int], *, drawn: bool) -> list[Sample]:
+        """Samples with their clips, or without."""
         indices = np.array([draw % self.clips for draw in draws], dtype=np.uint64)
         dice = Dice(f"{self.seed}/{self.split}", indices)
         words = Dice(f"{self.seed}/{self.split}/words", np.array(draws, dtype=np.uint64))
         languages, scenes = words.below("language", len(self.languages)), self._scenes(dice)
-        video = torch.from_numpy(self._frames(dice, scenes))
+        video: Sequence[torch.Tensor | None] = [None] * len(scenes)
+        if drawn:
+            video = list(torch.from_numpy(self._frames(dice, scenes)))
         return [
             Sample(
                 key=f"shapes/{self.split}/{self.seed}/{index}",
