@@ -184,7 +184,7 @@ def kin_table(world: World, results: Result) -> str:
 def cost_table(world: World, results: Result) -> str:
     """What the methods cost."""
     titles = [
-        "method", "parameters, M", "of the codec, M", "minutes", "steps", "training clips seen", "memory of training, MB",
+        "method", "parameters, M", "of the codec, M", "minutes (clock)", "steps", "training clips seen", "memory of training, MB",
         "memory of sampling, MB", "sampler steps", "guidance", "seconds a clip", "seconds a further frame",
     ]  # fmt: skip
     rows = []
@@ -198,7 +198,7 @@ def cost_table(world: World, results: Result) -> str:
         memory = "" if made["memory_mb"] is None else f"{made['memory_mb']:,.0f}"
         further = "no other length" if cost["seconds_per_frame"] is None else f"{cost['seconds_per_frame']:.4f}"
         rows.append([
-            title, f"{made['parameters'] / 1e6:.2f}", f"{made['codec_parameters'] / 1e6:.2f}", f"{made['minutes']:.1f}",
+            title, f"{made['parameters'] / 1e6:.2f}", f"{made['codec_parameters'] / 1e6:.2f}", f"{made['minutes']:.1f} ({made['clock']})",
             f"{made['steps']:,}", f"{made['clips']:,}", memory, f"{cost['memory_mb']:,.0f}", str(cost["steps"]),
             f"{cost['guidance']:g}", f"{cost['seconds_per_clip']:.3f}", further,
         ])  # fmt: skip
