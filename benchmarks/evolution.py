@@ -273,7 +273,7 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan | None
     sizes = {name: getattr(asked, name) for name in ("clips", "prompts", "times", "pool", "reader")}
     if results["methods"] and results["sizes"] != sizes:
         raise KinetextError(f"{path}: measured with {results['sizes']}, and this is {sizes}; choose another --results")
-    opened = {method: assemble.open_path(folder) for method, folder in runs.items()}
+    opened = {method: assemble.open_run(str(folder)) for method, folder in runs.items()}
     first = next(iter(opened.values()))
     for run in opened.values():
         if run.recipe.data != first.recipe.data:

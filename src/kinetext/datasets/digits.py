@@ -147,15 +147,11 @@ class Digits(Dataset):
     def __getitem__(self, draw: int) -> Sample:
         return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws: Sequence[int]) -> list[Sample]:
-        """Several samples at once, vectorised (torch's loader calls this for a batch)."""
-        return self._samples(draws, drawn=True)
-
     def still(self, index: int) -> Sample:
-        return self._samples([index], drawn=False)[0]
+        return self.__getitems__([index], drawn=False)[0]
 
-    def _samples(self, draws: Sequence[int], *, drawn: bool) -> list[Sample]:
-        """Samples with their clips, or without."""
+    def __getitems__(self, draws: Sequence[int], *, drawn: bool = True) -> list[Sample]:
+        """Several samples at once, vectorised (torch's loader calls this for a batch); without clips if not ``drawn``."""
         indices = np.array([draw % self.clips for draw in draws], dtype=np.uint64)
         dice = Dice(f"{self.seed}/{self.split}", indices)
         objects, count = self._objects(dice)
