@@ -77,8 +77,8 @@ class Plan:
         changes += budget
         recipe, before = Recipe.load(path), []
         sources = {f"init.{part}": source for part, source in recipe.init.items()}
-        if recipe.task.args.get("reward"):
-            sources["task.reward"] = recipe.task.args["reward"]
+        sources["task.reward"] = str(recipe.task.args.get("reward", ""))
+        sources["method.teacher"] = str(recipe.method.args.get("teacher", "")) if recipe.method else ""
         for key, source in sources.items():
             first = RECIPES / f"{Path(source).name}.toml"
             if Path(source).parent == Path("runs") and first.is_file():
@@ -122,13 +122,21 @@ class Plan:
         return Job(name, [*verb, *words], path.with_suffix(".log"), self.needs[name], path.with_suffix(".usage.json"))
 
 
+def alone() -> bool:
+    """Whether there is no accelerator."""
+    return runtime.device().type == "cpu"
+
+
 def budget_of(minutes: float) -> list[str]:
     """What gives every method the same budget."""
-    alone = runtime.device().type == "cpu"
-    clock = ["train.clock=processor", f"train.minutes={2 * minutes:g}"] if alone else [
-        "train.clock=wall", f"train.minutes={minutes:g}"]  # fmt: skip
+    clock, times = ("processor", 2) if alone() else ("wall", 1)
     # the run's own evaluation is for its report; the judges come afterwards
-    return [*clock, f"train.steps={MANY_STEPS}", "evaluate.samples=64"]
+    return [
+        f"train.clock={clock}",
+        f"train.minutes={times * minutes:g}",
+        f"train.steps={MANY_STEPS}",
+        "evaluate.samples=64",
+    ]
 
 
 def work(jobs: Sequence[Job], at_once: int) -> list[str]:
@@ -162,7 +170,7 @@ def work(jobs: Sequence[Job], at_once: int) -> list[str]:
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
-    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if runtime.device().type == "cpu" else {}
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if alone() else {}
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         # a group of its own: a terminal's Ctrl-C reaches this process alone, which then stops the others once
@@ -209,7 +217,7 @@ def facts(run: Run, asked: argparse.Namespace, plan: Plan | None, name: str) -> 
     train, steps = run.recipe.train, last.get("step", 0)
     learned = sum(p.numel() for player in task.players for _, p in task.parameters_of(player))
     usage = asked.runs / f"{name}.usage.json"
-    known = usage.is_file() and runtime.device().type == "cpu"  # an accelerator's memory is not seen from outside
+    known = usage.is_file() and alone()  # an accelerator's memory is not seen from outside
     return {
         "minutes": last.get("train/seconds", 0.0) / 60,
         "clock": train.clock,
@@ -262,15 +270,18 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan | None
     world = WORLDS[asked.world]
     path = asked.results / f"evolution_{world.name}.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"methods": {}}
-    opened = {method: assemble.open_path(folder) for method, folder in runs.items()}
+    sizes = {name: getattr(asked, name) for name in ("clips", "prompts", "times", "pool", "reader")}
+    if results["methods"] and results["sizes"] != sizes:
+        raise KinetextError(f"{path}: measured with {results['sizes']}, and this is {sizes}; choose another --results")
+    opened = {method: assemble.open_run(str(folder)) for method, folder in runs.items()}
     first = next(iter(opened.values()))
     for run in opened.values():
         if run.recipe.data != first.recipe.data:
             raise KinetextError(f"{run.path}: section data differs from that of {first.path}; they can't be compared")
     sets = draw(world, first.recipe, asked.clips, asked.prompts, asked.times)
-    jury = Jury(world, first.recipe, first.meta, sets, asked.pool)
+    jury = Jury(world, first.recipe, first.meta, sets, asked.reader, asked.pool)
     print("real clips: judging", flush=True)
-    results |= {"world": world.name, "reader": world.reader, "real": {**jury.ceiling(), **origin()}}
+    results |= {"world": world.name, "sizes": sizes, "real": {**jury.ceiling(), **origin()}}
     results["prompts"] = prompt_notes(sets)
     write_strip(asked.docs, world, "real", sets, jury.real)
     for method, run in opened.items():
@@ -310,7 +321,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--world", choices=WORLDS, default="digits")
     parser.add_argument("--budget", type=float, default=40.0, metavar="MINUTES", help="a method, on two cores")
     parser.add_argument("--methods", type=lambda text: text.split(","), help="such as flow,gan; all that have a recipe")
-    parser.add_argument("--jobs", type=int, default=2 if runtime.device().type == "cpu" else 1, help="at once")
+    parser.add_argument("--jobs", type=int, default=2 if alone() else 1, help="at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/evolution"), help="where runs and clips are kept")
     parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="with mnist in it")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="in every recipe")
@@ -322,11 +333,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--times", type=int, default=8, help="how often")
     parser.add_argument("--batch", type=int, default=16, help="clips made at once")
     parser.add_argument("--pool", type=int, default=30_000, help="training clips that made ones are compared with")
+    parser.add_argument("--reader", help="a shipped model or run folder; the world's own if not given")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     asked = parser.parse_args(words)
     asked.data, asked.at = asked.data.resolve(), {k: Path(v) for k, _, v in (one.partition("=") for one in asked.at)}
     world = WORLDS[asked.world]
+    asked.reader = asked.reader or world.reader
     wrong = [name for name in (*(asked.methods or ()), *asked.at) if name not in world.methods]
     if wrong:
         parser.error(f"{wrong[0]}: no method, expected one of {', '.join(world.methods)}")

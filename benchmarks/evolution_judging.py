@@ -51,9 +51,9 @@ class Read:
 class Reader:
     """A shipped classifier of video; it is not shown the texts."""
 
-    def __init__(self, world: World, meta: Meta) -> None:
+    def __init__(self, world: World, name: str, meta: Meta) -> None:
         self.world, self.shape = world, meta.video_shape
-        self.eye = assemble.clip_reader("evaluate.reader", world.reader, meta, meta.targets)
+        self.eye = assemble.clip_reader("--reader", name, meta, meta.targets)
         self.on = runtime.device()
         self.eye.task.to(self.on)
 
@@ -143,13 +143,14 @@ class Jury:
 
     Args:
         recipe: of any run in this world: where prompts, real clips and training clips are from.
+        reader: a shipped model or run folder.
         pool: training clips that made ones are compared with, at most.
     """
 
-    def __init__(self, world: World, recipe: Recipe, meta: Meta, sets: Sets, pool: int) -> None:
+    def __init__(self, world: World, recipe: Recipe, meta: Meta, sets: Sets, reader: str, pool: int) -> None:
         self.world, self.recipe, self.sets, self.pool = world, recipe, sets, pool
         self.real = Clips(sets.seen.video, sets.unseen.video, sets.repeats.video)
-        self.reader = Reader(world, meta)
+        self.reader = Reader(world, reader, meta)
         self.prompts = [*sets.seen.samples, *sets.unseen.samples]
 
     @cached_property
@@ -254,9 +255,12 @@ def _pieces(data: Dataset, clips: int) -> Iterator[tuple[list[Sample], Tensor]]:
 
 
 def small(clips: Tensor) -> Tensor:
-    """Clips ``(N, C, T, H, W)`` uint8 at a quarter of their size, every second frame, in which near ones are looked for."""
-    pieces = [avg_pool3d(as_video(piece[:, :, ::2]), (1, 4, 4)) for piece in clips.split(PIECE)]
-    return torch.cat(pieces)
+    """Clips ``(N, C, T, H, W)`` uint8 as near ones are looked for: at a quarter of their size, every second frame, of zero mean
+    and length 1, so that clips that are dark or pale are not near to everything.
+    """
+    pieces = [avg_pool3d(as_video(piece[:, :, ::2]), (1, 4, 4)).flatten(1) for piece in clips.split(PIECE)]
+    x = torch.cat(pieces)
+    return torch.nn.functional.normalize(x - x.mean(1, keepdim=True), eps=1e-3)
 
 
 def _grey(clips: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -6,6 +6,7 @@ Part of ``benchmarks/evolution.py``. Everything is made again from benchmarks/re
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 from PIL import Image, ImageDraw, ImageFont
 
 from evolution_judging import Clips, relative
 from evolution_worlds import KINDS, Kind, Sets, World, as_video
 from kinetext.checkpoint import write_text
 from kinetext.evaluate import save_grid
+from kinetext.types import Sample
 
 EACH = 4  # prompts of either kind on a strip
 SIDE = 64  # pixels of a frame
@@ -36,23 +38,31 @@ def strip_path(docs: Path, world: World, name: str) -> Path:
 
 
 def strip_prompts(sets: Sets) -> list[tuple[Kind, int]]:
-    """Prompts that samples are shown of: the first English ones of either kind, no two of the same labels."""
+    """Prompts that samples are shown of: English ones of either kind, each as unlike those before as can be."""
     chosen: list[tuple[Kind, int]] = []
     for kind, shown in zip(KINDS, (sets.seen, sets.unseen), strict=True):
-        labels: list[object] = []
-        for place, sample in enumerate(shown.samples):
-            english = (sample.text or "").isascii()
-            if english and sample.labels not in labels and len(labels) < EACH:
-                labels.append(sample.labels)
-                chosen.append((kind, place))
+        places = [place for place, sample in enumerate(shown.samples) if (sample.text or "").isascii()]
+        said: Counter[str] = Counter()
+        for _ in range(min(EACH, len(places))):
+            best = min(places, key=lambda place: sum(said[word] for word in _words(shown.samples[place])))
+            places.remove(best)
+            said.update(_words(shown.samples[best]))
+            chosen.append((kind, best))
     return chosen
+
+
+def _words(sample: Sample) -> set[str]:
+    """What the labels of a sample say."""
+    return {word for names in sample.labels.values() for name in names for word in name.split()}
 
 
 def write_strip(docs: Path, world: World, name: str, sets: Sets, clips: Clips) -> None:
     """Writes samples of a method: a row a prompt, a column a frame."""
-    of = {"seen": clips.seen, "unseen": clips.unseen}
+    of, path = {"seen": clips.seen, "unseen": clips.unseen}, strip_path(docs, world, name)
     rows = torch.stack([of[kind][place] for kind, place in strip_prompts(sets)])
-    save_grid(as_video(rows), strip_path(docs, world, name))
+    save_grid(as_video(rows), path)
+    picture = Image.open(path)
+    picture.quantize(32 if picture.mode == "L" else 128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def write_page(docs: Path, world: World, results: Result) -> None:
@@ -71,10 +81,10 @@ def write_page(docs: Path, world: World, results: Result) -> None:
         parts.insert(0, f"![The plot of these numbers](images/evolution_{world.name}.png)")
     if len(have) > 1:
         write_sheet(docs, world, have, results["prompts"], images / f"evolution_{world.name}_samples.gif")
-        strips = ", ".join(f"[{_title(name)}](images/{strip_path(docs, world, name).name})" for name in have)
+        frame_by_frame = ", ".join(f"[{_title(name)}](images/{strip_path(docs, world, name).name})" for name in have)
         parts.append(
             f"![Samples of every method](images/evolution_{world.name}_samples.gif)\n\n"
-            f"The same prompts for all, the first clips that were made. Frame by frame: {strips}."
+            f"The same prompts for all, the first clips that were made. Frame by frame: {frame_by_frame}."
         )
     page = docs / "evolution.md"
     write_text(page, between(page.read_text(encoding="utf-8"), world.name, "\n\n".join(filter(None, parts))))
@@ -174,7 +184,7 @@ def kin_table(world: World, results: Result) -> str:
 def cost_table(world: World, results: Result) -> str:
     """What the methods cost."""
     titles = [
-        "method", "parameters, M", "of the codec, M", "minutes", "steps", "training clips seen", "memory of training, MB",
+        "method", "parameters, M", "of the codec, M", "minutes (clock)", "steps", "training clips seen", "memory of training, MB",
         "memory of sampling, MB", "sampler steps", "guidance", "seconds a clip", "seconds a further frame",
     ]  # fmt: skip
     rows = []
@@ -188,7 +198,7 @@ def cost_table(world: World, results: Result) -> str:
         memory = "" if made["memory_mb"] is None else f"{made['memory_mb']:,.0f}"
         further = "no other length" if cost["seconds_per_frame"] is None else f"{cost['seconds_per_frame']:.4f}"
         rows.append([
-            title, f"{made['parameters'] / 1e6:.2f}", f"{made['codec_parameters'] / 1e6:.2f}", f"{made['minutes']:.1f}",
+            title, f"{made['parameters'] / 1e6:.2f}", f"{made['codec_parameters'] / 1e6:.2f}", f"{made['minutes']:.1f} ({made['clock']})",
             f"{made['steps']:,}", f"{made['clips']:,}", memory, f"{cost['memory_mb']:,.0f}", str(cost["steps"]),
             f"{cost['guidance']:g}", f"{cost['seconds_per_clip']:.3f}", further,
         ])  # fmt: skip
@@ -221,7 +231,7 @@ def write_plot(path: Path, world: World, results: Result) -> None:
     found = [results["methods"][name] for name in done]
     figure, (right, length, both) = pyplot.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     place = np.arange(len(done))
-    for shift, kind, colour in ((0.2, "unseen", "#0b68cb"), (-0.2, "seen", "#9cc3ea")):
+    for shift, kind, colour in ((-0.2, "unseen", "#0b68cb"), (0.2, "seen", "#9cc3ea")):
         right.barh(place + shift, [100 * one["reader"][kind]["exact"] for one in found], 0.38, color=colour, label=kind)
         if world.judge:
             shares = [100 * one["centroid"][kind]["exact"] for one in found]
@@ -241,10 +251,14 @@ def write_plot(path: Path, world: World, results: Result) -> None:
         both.scatter(*at, 30)
         both.annotate(name, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
     length.set(xscale="log", yscale="log", xlabel="frames of a clip", ylabel="seconds to make one")
-    length.set_xticks([8, 16, 32, 64], ["8", "16", "32", "64"], minor=False)
-    length.minorticks_off()
-    length.legend(fontsize=8)
     both.set(xscale="log", ylim=(0, 102), xlabel="seconds a clip", ylabel="unseen, exact, %")
+    length.set_xticks([8, 16, 32, 64], ["8", "16", "32", "64"], minor=False)
+    length.xaxis.set_minor_locator(ticker.NullLocator())
+    for axis in (length.yaxis, both.xaxis):
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_locator(ticker.NullLocator())
+        axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    length.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80, metadata={"Software": None})
     pyplot.close(figure)

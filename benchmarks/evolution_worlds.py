@@ -5,7 +5,7 @@ Part of ``benchmarks/evolution.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -164,52 +164,34 @@ def draw(world: World, recipe: Recipe, clips: int, prompts: int, times: int, *, 
         texts_only: no clips.
     """
     data = held_out(world, recipe)
-    wanted = dict.fromkeys(KINDS, clips)
-    source = _kinds(world, data)
-    first = _take(source, wanted)
-    fresh = _take(source, wanted) if not texts_only else {kind: [] for kind in KINDS}
-    places = _repeated(world, data, prompts, times)
-    again = [data.still(place) for place in places]
+    stills = ((place, data.still(place)) for place in count())
+    first, fresh = (_take(world, stills, clips) for _ in range(2))
+    repeats = _repeated(world, data, prompts, times)
     # the labels of the real clip stay its own; the text is that of the group's first
-    samples = [replace(one, text=again[i - i % times].text) for i, one in enumerate(again)]
-    clips_of = torch.empty(0, dtype=torch.uint8) if texts_only else _clips(data, places)
-    return Sets(
-        _shown(first["seen"], texts_only),
-        _shown(first["unseen"], texts_only),
-        Shown(samples, clips_of),
-        _shown([*fresh["seen"], *fresh["unseen"]], texts_only),
-    )
+    repeats = [(place, replace(one, text=repeats[i - i % times][1].text)) for i, (place, one) in enumerate(repeats)]
+
+    def shown(taken: Sequence[tuple[int, Sample]]) -> Shown:
+        places = [] if texts_only else [place for place, _ in taken]
+        return Shown([sample for _, sample in taken], _clips(data, places))
+
+    both = [*fresh["seen"], *fresh["unseen"]]
+    return Sets(shown(first["seen"]), shown(first["unseen"]), shown(repeats), shown(both))
 
 
-def _kinds(world: World, data: Dataset) -> Iterator[tuple[Kind, Sample]]:
-    """All samples that are of one kind, in order; clips as bytes, in place of video."""
-    for start in count(0, PIECE):
-        for sample in data.__getitems__(range(start, start + PIECE)):
-            kind = world.kind(sample)
-            if kind is not None:
-                yield kind, sample
-
-
-def _take(source: Iterator[tuple[Kind, Sample]], wanted: Mapping[Kind, int]) -> dict[Kind, list[tuple[Sample, Tensor]]]:
-    taken: dict[Kind, list[tuple[Sample, Tensor]]] = {kind: [] for kind in KINDS}
-    while any(len(taken[kind]) < wanted[kind] for kind in KINDS):
-        kind, sample = next(source)
-        if len(taken[kind]) < wanted[kind]:
-            assert sample.video is not None
-            taken[kind].append((replace(sample, video=None), as_bytes(sample.video)))
+def _take(world: World, stills: Iterator[tuple[int, Sample]], clips: int) -> dict[Kind, list[tuple[int, Sample]]]:
+    """The next ``clips`` samples of either kind, with their places."""
+    taken: dict[Kind, list[tuple[int, Sample]]] = {kind: [] for kind in KINDS}
+    while any(len(some) < clips for some in taken.values()):
+        place, sample = next(stills)
+        kind = world.kind(sample)
+        if kind is not None and len(taken[kind]) < clips:
+            taken[kind].append((place, sample))
     return taken
 
 
-def _shown(taken: list[tuple[Sample, Tensor]], texts_only: bool) -> Shown:
-    samples = [sample for sample, _ in taken]
-    if texts_only or not taken:
-        return Shown(samples, torch.empty(0, dtype=torch.uint8))
-    return Shown(samples, torch.stack([clip for _, clip in taken]))
-
-
-def _repeated(world: World, data: Dataset, prompts: int, times: int) -> list[int]:
-    """Places of ``times`` samples with the same labels, one after the other, for ``prompts`` label sets."""
-    found: dict[object, list[int]] = {}
+def _repeated(world: World, data: Dataset, prompts: int, times: int) -> list[tuple[int, Sample]]:
+    """``times`` samples with the same labels, one after the other, for ``prompts`` label sets."""
+    found: dict[object, list[tuple[int, Sample]]] = {}
     room = dict.fromkeys(KINDS, prompts // 2)
     for place in range(MOST_DRAWS):
         sample = data.still(place)
@@ -218,15 +200,16 @@ def _repeated(world: World, data: Dataset, prompts: int, times: int) -> list[int
             room[kind] -= 1
             found[labels] = []
         if labels in found and len(found[labels]) < times:
-            found[labels].append(place)
-        if not any(room.values()) and all(len(places) == times for places in found.values()):
+            found[labels].append((place, sample))
+        if not any(room.values()) and all(len(some) == times for some in found.values()):
             break
-    return [place for places in found.values() if len(places) == times for place in places]
+    return [one for some in found.values() if len(some) == times for one in some]
 
 
-def _clips(data: Dataset, places: list[int]) -> Tensor:
+def _clips(data: Dataset, places: Sequence[int]) -> Tensor:
     pieces = [data.__getitems__(places[i : i + PIECE]) for i in range(0, len(places), PIECE)]
-    return torch.stack([as_bytes(sample.video) for piece in pieces for sample in piece if sample.video is not None])
+    clips = [as_bytes(sample.video) for piece in pieces for sample in piece if sample.video is not None]
+    return torch.stack(clips) if clips else torch.empty(0, dtype=torch.uint8)
 
 
 def as_bytes(video: Tensor) -> Tensor:

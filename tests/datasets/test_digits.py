@@ -163,3 +163,11 @@ def test_samples_are_legal(squares: str) -> None:
     sample = Digits(root=squares, split="val")[0]
     assert isinstance(sample, Sample) and sample.video is not None
     assert float(sample.video.abs().max()) <= 1
+
+
+def test_without_its_clip_a_sample_is_the_same() -> None:
+    data = Digits(clips=5)
+    for index in (0, 3, 8):
+        whole, still = data[index], data.still(index)
+        assert still.video is None and whole.video is not None
+        assert (still.key, still.text, still.labels) == (whole.key, whole.text, whole.labels)

@@ -308,3 +308,11 @@ def test_clips_of_fewer_frames_begin_at_any_time() -> None:
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Shapes(**options)  # type: ignore[arg-type]
+
+
+def test_without_its_clip_a_sample_is_the_same() -> None:
+    data = Shapes(clips=5)
+    for index in (0, 3, 8):
+        whole, still = data[index], data.still(index)
+        assert still.video is None and whole.video is not None
+        assert (still.key, still.text, still.labels) == (whole.key, whole.text, whole.labels)

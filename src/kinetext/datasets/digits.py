@@ -147,13 +147,18 @@ class Digits(Dataset):
     def __getitem__(self, draw: int) -> Sample:
         return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws: Sequence[int]) -> list[Sample]:
-        """Several samples at once, vectorised (torch's loader calls this for a batch)."""
+    def still(self, index: int) -> Sample:
+        return self.__getitems__([index], drawn=False)[0]
+
+    def __getitems__(self, draws: Sequence[int], *, drawn: bool = True) -> list[Sample]:
+        """Several samples at once, vectorised (torch's loader calls this for a batch); without clips if not ``drawn``."""
         indices = np.array([draw % self.clips for draw in draws], dtype=np.uint64)
         dice = Dice(f"{self.seed}/{self.split}", indices)
         objects, count = self._objects(dice)
-        frames = torch.from_numpy(self._frames(dice, objects, count))
-        video = (frames.float() / 127.5 - 1.0).unsqueeze(1)
+        video: Sequence[torch.Tensor | None] = [None] * len(indices)
+        if drawn:
+            frames = torch.from_numpy(self._frames(dice, objects, count))
+            video = list((frames.float() / 127.5 - 1.0).unsqueeze(1))
         samples = []
         for row, index in enumerate(indices):
             named = objects[row, : count[row]]

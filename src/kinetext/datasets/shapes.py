@@ -270,8 +270,8 @@ class Shapes(Dataset):
         seed: int = 0,
     ) -> None:
         check_between("clips", clips, 1, 2**40)
-        check_between("num_frames", num_frames, 1, FRAMES)
-        check_between("stride", stride, 1, FRAMES)
+        for name, value in (("num_frames", num_frames), ("stride", stride)):
+            check_between(name, value, 1, FRAMES)
         self.span = (num_frames - 1) * stride + 1
         if self.span > FRAMES:
             raise DataError(
@@ -296,13 +296,16 @@ class Shapes(Dataset):
     def __getitem__(self, draw: int) -> Sample:
         return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws: Sequence[int]) -> list[Sample]:
-        """Several samples at once, vectorised (torch's loader calls this for a batch)."""
+    def still(self, index: int) -> Sample:
+        return self.__getitems__([index], drawn=False)[0]
+
+    def __getitems__(self, draws: Sequence[int], *, drawn: bool = True) -> list[Sample]:
+        """Several samples at once, vectorised (torch's loader calls this for a batch); without clips if not ``drawn``."""
         indices = np.array([draw % self.clips for draw in draws], dtype=np.uint64)
         dice = Dice(f"{self.seed}/{self.split}", indices)
         words = Dice(f"{self.seed}/{self.split}/words", np.array(draws, dtype=np.uint64))
         languages, scenes = words.below("language", len(self.languages)), self._scenes(dice)
-        video = torch.from_numpy(self._frames(dice, scenes))
+        video = torch.from_numpy(self._frames(dice, scenes)) if drawn else [None] * len(scenes)
         return [
             Sample(
                 key=f"shapes/{self.split}/{self.seed}/{index}",

@@ -132,7 +132,9 @@ class Memory:
 
     @property
     def ratio(self) -> float:
-        """1: no nearer than new clips of the world; towards 0: copies. Clips that are blurred are near to everything."""
+        """1: no nearer than new clips of the world; towards 0: copies. In plain pixels clips that are dark are near to all
+        others: give clips of one length.
+        """
         return self.made / self.held_out
 
 

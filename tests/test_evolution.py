@@ -1,0 +1,229 @@
+"""The machinery of the evolution benchmark: prompts, jobs, budgets, numbers, pages; and one run through all of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from kinetext import assemble
+from kinetext.config import Recipe
+from kinetext.types import KinetextError, Sample
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import evolution  # noqa: E402
+import evolution_judging  # noqa: E402
+import evolution_page  # noqa: E402
+from centroid_judge import Reading  # noqa: E402
+from evolution_sampling import Plan as ClipPlan  # noqa: E402
+from evolution_sampling import begin, slope  # noqa: E402
+from evolution_worlds import WORLDS, columns_apart, digits_kind, digits_parts, draw, shapes_kind  # noqa: E402
+
+DIGITS = assemble.resolve(Recipe.load(ROOT / "recipes" / "evolution_flow.toml"))
+
+
+def said(*objects: str) -> dict[str, frozenset[str]]:
+    return {"objects": frozenset(objects)}
+
+
+def test_digit_and_motion_apart() -> None:
+    true = said("3 up and down")
+    assert digits_parts(true, true) == {"digit": True, "motion": True}
+    assert digits_parts(said("3 left and right"), true) == {"digit": True, "motion": False}
+    assert digits_parts(said("8 up and down"), true) == {"digit": False, "motion": True}
+    assert digits_parts(said("3 up and down", "8 up and down"), true) == {"digit": False, "motion": True}
+    assert digits_parts(said(), true) == {"digit": False, "motion": False}
+
+
+def test_columns_apart() -> None:
+    true = {"colour": frozenset({"red"}), "background": frozenset({"blue"})}
+    assert columns_apart({**true, "colour": frozenset({"red", "blue"})}, true) == {"colour": False, "background": True}
+
+
+def test_which_prompts_are_unseen() -> None:
+    """Even digits train moving left and right, odd ones up and down."""
+    kinds = [
+        digits_kind(Sample("", labels={"objects": names}))
+        for names in [("4 left and right",), ("4 up and down",), ("4 left and right", "4 up and down")]
+    ]
+    assert kinds == ["seen", "unseen", None]
+    data = assemble.find("data", "shapes")
+    for split, kind in (("train", "seen"), ("val", "unseen")):
+        made = data(split=split, composition="compositional", objects=(1, 2))
+        assert {shapes_kind(made.still(place)) for place in range(60)} == {kind}
+
+
+@pytest.mark.parametrize("name", ["digits", "shapes"])
+def test_prompts_and_real_clips(name: str) -> None:
+    recipe = (
+        DIGITS if name == "digits" else assemble.resolve(Recipe.load(ROOT / "recipes" / "evolution_shapes_flow.toml"))
+    )
+    # real shapes of the same labels are rare, and looked for in vain here
+    world, sizes = WORLDS[name], (6, 2 if name == "digits" else 0, 2)
+    sets = draw(world, recipe, *sizes)
+    assert [len(one) for one in (sets.seen, sets.unseen, sets.repeats, sets.fresh)] == [6, 6, 2 * sizes[1], 12]
+    assert {world.kind(one) for one in sets.seen.samples} == {"seen"}
+    assert {world.kind(one) for one in sets.unseen.samples} == {"unseen"}
+    assert all(len(one.video) == len(one) and one.video.dtype == torch.uint8 for one in (sets.seen, sets.repeats))
+    if name == "digits":
+        first, second = sets.repeats.samples[:2]
+        assert first.labels == second.labels and first.text == second.text
+        assert not torch.equal(*sets.repeats.video[:2])
+    again = draw(world, recipe, *sizes, texts_only=True)
+    assert [one.text for one in again.prompts()] == [one.text for one in sets.prompts()]
+    assert again.seen.video.numel() == 0
+    shown = evolution_page.strip_prompts(sets)
+    assert len(set(shown)) == len(shown) and {kind for kind, _ in shown} == {"seen", "unseen"}
+
+
+def test_wilson_interval() -> None:
+    """Of 8 of 10: (8 + z^2 / 2 -+ z sqrt(8 * 2 / 10 + z^2 / 4)) / (10 + z^2)."""
+    z = 1.959964
+    ends = [(8 + z * z / 2 + sign * z * math.sqrt(1.6 + z * z / 4)) / (10 + z * z) for sign in (-1, 1)]
+    assert evolution_judging.wilson(8, 10) == pytest.approx(ends)
+    assert ends == pytest.approx([0.4902, 0.9433], abs=1e-4)
+    assert evolution_judging.wilson(0, 10)[0] == 0 and evolution_judging.wilson(10, 10)[1] == pytest.approx(1)
+
+
+def test_what_the_second_judge_finds_right() -> None:
+    asked = [Sample("", labels={"objects": ("3 up and down",)})] * 4
+    read = [
+        Reading(3, "up and down", (1, 1), True),
+        Reading(3, "up and down", (1, 1), False),
+        Reading(8, "up and down", (1, 1), True),
+        Reading(why="nothing"),
+    ]
+    rights = evolution_judging.centroid_rights(read, asked)
+    assert rights["exact"] == [True, True, False, False]
+    assert rights["exact_and_smooth"] == [True, False, False, False]
+    assert rights["motion"] == [True, True, True, False]
+    assert evolution_judging.shares(rights, 0, 4)["unreadable"] == 0.25
+
+
+def test_a_further_frame_costs_the_slope() -> None:
+    assert slope({"8": 1.0, "16": 1.8, "32": "too long", "64": 6.6}) == pytest.approx(0.1)
+    assert slope({"16": 1.0, "8": "no"}) is None
+
+
+def test_diversity_is_relative_to_real_clips() -> None:
+    real = {"pixels": 2.0, "features": 4.0, "prompts": 20.0, "start": 0.0}
+    assert evolution_judging.relative({"pixels": 1.0, "features": 4.0, "prompts": 20.0, "start": 1.0}, real) == {
+        "pixels": 0.5, "features": 1.0,
+    }  # fmt: skip
+
+
+def test_clips_of_another_plan_are_thrown_away(tmp_path: Path) -> None:
+    plan = ClipPlan("abc", "def", 20, 3.0, 16)
+    begin(tmp_path / "clips", plan)
+    (tmp_path / "clips" / "000000.npz").touch()
+    begin(tmp_path / "clips", plan)
+    assert (tmp_path / "clips" / "000000.npz").is_file()
+    begin(tmp_path / "clips", ClipPlan("other", "def", 20, 3.0, 16))
+    assert [path.name for path in (tmp_path / "clips").iterdir()] == ["plan.json"]
+
+
+def test_a_recipe_is_planned_after_those_it_starts_from(tmp_path: Path) -> None:
+    asked = evolution.arguments(["--world", "shapes", "--runs", str(tmp_path), "--set", "train.batch=2"])
+    plan = evolution.Plan(asked, WORLDS["shapes"])
+    name = plan.add(WORLDS["shapes"].recipe("flow"), evolution.budget_of(3))
+    assert list(plan.needs.items()) == [("shapes_codec", ()), (name, ("shapes_codec",))]
+    recipe = plan.recipe(name)
+    assert recipe.init["codec"] == str(tmp_path / "shapes_codec") and recipe.train.batch == 2
+    assert (recipe.train.minutes, recipe.train.clock) == ((6, "processor") if evolution.alone() else (3, "wall"))
+    assert plan.recipe("shapes_codec").train.minutes == 15, "a codec has its own budget"
+    job = plan.job(name)
+    assert job is not None and job.needs == ("shapes_codec",) and "--out" in job.command
+
+
+def test_jobs_run_after_what_they_need_and_not_after_what_failed(tmp_path: Path) -> None:
+    def job(name: str, code: str, *needs: str) -> evolution.Job:
+        return evolution.Job(
+            name, [sys.executable, "-S", "-c", code], tmp_path / "log", needs, tmp_path / f"{name}.json"
+        )
+
+    made = tmp_path / "made"
+    failed = evolution.work(
+        [
+            job("late", f"import pathlib; pathlib.Path({str(tmp_path / 'late')!r}).write_text(open({str(made)!r}).read())", "early"),
+            job("early", f"open({str(made)!r}, 'w').write('here')"),
+            job("lost", "raise SystemExit(3)"),
+            job("never", f"open({str(tmp_path / 'never')!r}, 'w')", "lost"),
+        ],
+        2,
+    )  # fmt: skip
+    assert failed == ["lost", "never"]
+    assert (tmp_path / "late").read_text() == "here" and not (tmp_path / "never").exists()
+    assert json.loads((tmp_path / "early.json").read_text())["peak_kb"] > 1000
+
+
+def test_page_shows_what_has_been_run_and_what_has_not() -> None:
+    results = {"methods": {}}
+    text = evolution_page.right_table(WORLDS["digits"], results)
+    assert text.count("not run yet") == 6 and "`recurrent_vae` | not run yet |" in text
+    page = "a\n<!-- digits: made by benchmarks/evolution.py -->\nold\n<!-- digits: end -->\nb\n"
+    new = evolution_page.between(page, "digits", "new \\1")
+    assert new == "a\n<!-- digits: made by benchmarks/evolution.py -->\n\nnew \\1\n\n<!-- digits: end -->\nb\n"
+    with pytest.raises(ValueError, match="no <!-- shapes"):
+        evolution_page.between(page, "shapes", "")
+    assert evolution_page.wrapped("a large red circle bounces", 12) == "a large red\ncircle"
+    assert evolution_page.table(["a", "b"], [["1"]]) == "| a | b |\n| --- | --- |\n| 1 |  |"
+
+
+def test_a_run_goes_through_all_of_it(runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained model is judged: its clips, its numbers, its row, its pictures; then again, from what is there."""
+    monkeypatch.setattr(evolution_judging, "JUDGE_CLIPS", 200)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("images"))
+    words = [
+        "--judge-only",
+        "--at",
+        f"flow={runs.maker}",
+        "--clips",
+        "5",
+        "--prompts",
+        "2",
+        "--times",
+        "2",
+        "--batch",
+        "8",
+    ]
+    words += [f"--{name}={tmp_path / name}" for name in ("results", "docs", "runs")] + [
+        "--methods",
+        "flow",
+        "--pool",
+        "20",
+    ]
+    assert evolution.main(words) == 0
+    results = json.loads((tmp_path / "results" / "evolution_digits.json").read_text(encoding="utf-8"))
+    found, real = results["methods"]["flow"], results["real"]
+    assert real["reader"]["seen"]["exact"] >= 0.8 and real["centroid"]["seen"]["motion"] == 1
+    assert real["memorisation"]["ratio"] == 1 and real["frechet"]["clips"] == 10
+    assert found["reader"]["unseen"]["exact"] == 0 and found["centroid"]["unseen"]["unreadable"] == 1
+    assert found["training"]["steps"] == 2 and found["training"]["clips"] == 4
+    assert found["sampling"]["seconds_per_clip"] > 0 and set(found["sampling"]["seconds_by_frames"]) == {
+        "8",
+        "16",
+        "32",
+        "64",
+    }
+    page = (tmp_path / "docs" / "evolution.md").read_text(encoding="utf-8")
+    assert "| `flow` | **0.0** |" in page and "| `gan` | not run yet |" in page
+    with Image.open(tmp_path / "docs" / "images" / "evolution_digits_samples.gif") as sheet:
+        assert sheet.n_frames == 16  # type: ignore[attr-defined]
+    assert (tmp_path / "docs" / "images" / "evolution_digits.png").is_file()
+    with pytest.raises(KinetextError, match=r"measured with .* choose another --results"):
+        evolution.judge({"flow": runs.maker}, evolution.arguments([*words, "--pool", "21"]), None)
+
+
+def test_wrong_method_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evolution.arguments(["--methods", "flwo"])
+    assert "flwo: no method, expected one of recurrent_vae" in capsys.readouterr().err
