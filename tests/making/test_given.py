@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from kinetext.codecs.autoencoder import Autoencoder
+from kinetext.codecs.pixel import Pixel
+from kinetext.codecs.vq import Vq
+from kinetext.interfaces import Codec
 from kinetext.making import File, Plan
-from kinetext.making.given import Piece, Place, Rolling, frames_of, known_cells, places
+from kinetext.making.given import Grid, Piece, Place, Rolling, places
 from kinetext.making.layout import Layout, history_between, history_of, layout
 from kinetext.types import DataError
 
@@ -87,34 +91,58 @@ def in_a_loop(stays: Tensor, groups: list[list[int]], size: int) -> Tensor:
     return found
 
 
+def joined(total: int, stride: int, first_alone: bool = False) -> Grid:
+    """Of a codec that joins ``stride`` frames, and completes the last ones; or lets the first one stand alone."""
+    cells = [-(-frame // stride) if first_alone else frame // stride for frame in range(total)]
+    return Grid(tuple(cells), (3, cells[-1] + 1, 2, 3))
+
+
 @pytest.mark.parametrize(
-    ("total", "frames", "groups"),
+    ("grid", "groups"),
     [
-        (4, 4, [[0], [1], [2], [3]]),
-        (4, 2, [[0, 1], [2, 3]]),
-        (5, 3, [[0], [1, 2], [3, 4]]),
-        (9, 3, [[0, 1, 2], [3, 4, 5], [6, 7, 8]]),
-        (4, 1, [[0, 1, 2, 3]]),
+        (joined(4, 1), [[0], [1], [2], [3]]),
+        (joined(4, 2), [[0, 1], [2, 3]]),
+        (joined(5, 2), [[0, 1], [2, 3], [4]]),
+        (joined(5, 2, first_alone=True), [[0], [1, 2], [3, 4]]),
+        (joined(9, 4), [[0, 1, 2, 3], [4, 5, 6, 7], [8]]),
+        (joined(4, 8), [[0, 1, 2, 3]]),
     ],
 )
-def test_a_cell_is_known_if_all_its_pixels_are(total: int, frames: int, groups: list[list[int]]) -> None:
+def test_a_cell_is_known_if_all_its_pixels_are(grid: Grid, groups: list[list[int]]) -> None:
     dice = torch.Generator().manual_seed(0)
-    stays = torch.rand(total, 8, 12, generator=dice) < 0.97
-    found = known_cells(stays[None], (3, frames, 2, 3))
-    assert found.shape == (1, 1, frames, 2, 3)
-    assert torch.equal(found[0, 0], in_a_loop(stays, groups, 4))
+    stays = torch.rand(2, grid.window, 8, 12, generator=dice) < 0.97
+    found = grid.known(stays)
+    assert found.shape == (2, 1, len(groups), 2, 3)
+    for row in range(2):
+        assert torch.equal(found[row, 0], in_a_loop(stays[row], groups, 4))
     assert found.any() and not found.all()
+    assert [grid.first(count) for count in range(len(groups) + 1)] == [0, *(group[-1] + 1 for group in groups)]
 
 
-def test_a_codec_whose_frames_lie_otherwise_is_refused() -> None:
-    with pytest.raises(DataError, match="makes 3 frames of 16"):
-        known_cells(torch.ones(1, 16, 8, 8, dtype=torch.bool), (3, 3, 2, 2))
-
-
-def test_frames_it_takes_to_know_some_of_the_target() -> None:
-    assert [frames_of(n, 16, (1, 16, 2, 2)) for n in (1, 8, 15)] == [1, 8, 15]
-    assert [frames_of(n, 16, (1, 4, 2, 2)) for n in (1, 2, 3)] == [4, 8, 12]
-    assert [frames_of(n, 17, (1, 5, 2, 2)) for n in (1, 2, 3)] == [1, 5, 9]
+@pytest.mark.parametrize(
+    ("codec", "frames", "first"),
+    [
+        (Autoencoder(), 16, [1, 2, 3]),
+        (Autoencoder(temporal="causal", time_levels=2), 16, [4, 8, 12, 16]),
+        (Autoencoder(temporal="causal", time_levels=1), 5, [2, 4, 5]),
+        (Vq(), 4, [1, 2, 3, 4]),
+        (Pixel(), 4, [1, 2, 3, 4]),
+    ],
+)
+def test_what_is_known_of_a_codec_is_what_does_not_change(codec: Codec, frames: int, first: list[int]) -> None:
+    """Cells that are known keep their values when all other frames are other ones."""
+    grid = Grid.of(codec.eval(), (1, frames, 32, 32))
+    assert [grid.first(count + 1) for count in range(len(first))] == first
+    dice = torch.Generator().manual_seed(0)
+    clip, other = (torch.rand(1, 1, frames, 32, 32, generator=dice) * 2 - 1 for _ in range(2))
+    for count in first[:-1]:
+        stays = torch.zeros(1, frames, 32, 32, dtype=torch.bool)
+        stays[:, :count] = True
+        with torch.no_grad():
+            one, two = codec.encode(clip), codec.encode(torch.where(stays[:, None], clip, other))
+        known = grid.known(stays).expand_as(one)
+        torch.testing.assert_close(one[known], two[known])
+        assert not torch.equal(one[~known], two[~known])
 
 
 def covered(lie: Layout, total: int) -> list[int]:
@@ -129,7 +157,7 @@ def covered(lie: Layout, total: int) -> list[int]:
 @pytest.mark.parametrize("history", [1, 4, 8, 15])
 @pytest.mark.parametrize("total", [17, 31, 32, 33, 128])
 def test_windows_cover_a_clip(history: int, total: int) -> None:
-    lie = layout(plan(num_frames=total, history=history), 16, (4, 16, 8, 8))
+    lie = layout(plan(num_frames=total, history=history), joined(16, 1))
     assert (lie.window, lie.reach, lie.overlap, lie.stride) == (16, 16, history, 16 - history)
     assert min(covered(lie, total)) >= 1
     assert (lie.windows(total) - 2) * lie.stride + lie.reach < total  # the last one is needed
@@ -138,7 +166,7 @@ def test_windows_cover_a_clip(history: int, total: int) -> None:
 @pytest.mark.parametrize("factor", range(2, 16))
 def test_windows_of_an_interpolation_begin_and_end_with_a_given_frame(factor: int) -> None:
     history = history_between(factor, 16)
-    lie = layout(plan(num_frames=5 * factor + 1, history=history, factor=factor), 16, (4, 16, 8, 8))
+    lie = layout(plan(num_frames=5 * factor + 1, history=history, factor=factor), joined(16, 1))
     assert lie.stride % factor == 0
     assert (lie.reach - 1) % factor == 0
     assert 1 <= lie.overlap < lie.reach <= 16
@@ -146,16 +174,16 @@ def test_windows_of_an_interpolation_begin_and_end_with_a_given_frame(factor: in
 
 
 def test_histories_that_do_not_fit_are_refused() -> None:
-    target = (4, 16, 8, 8)
-    assert history_of(None, 17, 16, target) == 8
-    assert history_of(3, 17, 16, target) == 3
-    assert history_of(None, 16, 16, target) is None
-    assert history_of(None, 99, 16, (4, 4, 8, 8)) == 2
+    grid = joined(16, 1)
+    assert history_of(None, 17, grid) == 8
+    assert history_of(3, 17, grid) == 3
+    assert history_of(None, 16, grid) is None
+    assert history_of(None, 99, joined(16, 4)) == 2
     refused: list[tuple[Callable[[], object], str]] = [
-        (lambda: history_of(4, 16, 16, target), "history: 4, but 16 frames fit in one window of 16"),
-        (lambda: history_of(16, 17, 16, target), "history: 16, expected 1 to 15"),
-        (lambda: history_of(0, 17, 16, target), "history: 0, expected 1 to 15"),
-        (lambda: history_of(None, 17, 16, (4, 1, 8, 8)), "seconds: expected at most one window of 16 frames"),
+        (lambda: history_of(4, 16, grid), "history: 4, but 16 frames fit in one window of 16"),
+        (lambda: history_of(16, 17, grid), "history: 16, expected 1 to 15"),
+        (lambda: history_of(0, 17, grid), "history: 0, expected 1 to 15"),
+        (lambda: history_of(None, 17, joined(16, 16)), "seconds: expected at most one window of 16 frames"),
         (lambda: history_between(16, 16), "factor: 16, expected 2 to 15"),
         (lambda: history_between(1, 16), "factor: 1, expected 2 to 15"),
     ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kinetext import video
-from kinetext.interfaces import Shape
+from kinetext.interfaces import Codec, Shape
 from kinetext.making.requests import File, Plan
 from kinetext.types import DataError
 
@@ -120,41 +120,46 @@ class Piece:
         return cls(frames, stays, bool(there))
 
 
-def known_cells(stays: Tensor, target: Shape) -> Tensor:
-    """Which cells of a target are known: those all of whose pixels are.
-
-    A target has as many frames as the video, or one for every few, or one for the first frame and one for every few
-    of the others, as codecs that are causal in time make it.
+@dataclass(frozen=True)
+class Grid:
+    """How a codec's target lies on a video.
 
     Args:
-        stays: ``(B, T, H, W)`` bool.
+        cells: of every frame of the video, the frame of the target that it is in.
         target: (C', T', H', W').
-
-    Returns:
-        ``(B, 1, T', H', W')`` bool.
-
-    Raises:
-        DataError: the target's frames lie in none of these ways.
     """
-    total, frames = stays.shape[1], target[1]
-    rows = stays.unflatten(2, (target[2], -1)).unflatten(4, (target[3], -1)).all(5).all(3)
-    if total % frames == 0:
-        return rows.unflatten(1, (frames, -1)).all(2)[:, None]
-    if frames > 1 and (total - 1) % (frames - 1) == 0:
-        rest = rows[:, 1:].unflatten(1, (frames - 1, -1)).all(2)
-        return torch.cat([rows[:, :1], rest], 1)[:, None]
-    raise DataError(
-        f"this model's codec makes {frames} frames of {total}: which of them a given frame is can't be said"
-    )
 
+    cells: tuple[int, ...]
+    target: Shape
 
-def frames_of(count: int, total: int, target: Shape) -> int:
-    """How many of the first frames of a video of ``total`` frames it takes to know ``count`` frames of its target."""
-    for frames in range(1, total + 1):
-        stays = (torch.arange(total) < frames)[None, :, None, None].expand(1, total, *target[2:])
-        if int(known_cells(stays, target)[0, 0, :, 0, 0].sum()) >= count:
-            return frames
-    return total
+    @classmethod
+    def of(cls, codec: Codec, shape: Shape) -> Self:
+        """Of a codec on videos of ``shape`` (C, T, H, W): a frame is in the last cell of the video that ends with it."""
+        ends = ((shape[0], frame, *shape[2:]) for frame in range(1, shape[1] + 1))
+        return cls(tuple(codec.target_shape(end)[1] - 1 for end in ends), codec.target_shape(shape))
+
+    @property
+    def window(self) -> int:
+        """Frames of the video."""
+        return len(self.cells)
+
+    @property
+    def joins(self) -> bool:
+        """Whether frames share a cell: then a video is encoded and decoded as a whole."""
+        return self.target[1] != self.window
+
+    def first(self, count: int) -> int:
+        """How many frames of the video the first ``count`` frames of the target are."""
+        return sum(cell < count for cell in self.cells)
+
+    def known(self, stays: Tensor) -> Tensor:
+        """Which cells are known, ``(B, 1, T', H', W')`` bool: those all of whose pixels stay, ``(B, T, H, W)`` bool."""
+        _, frames, height, width = self.target
+        rows = stays.unflatten(2, (height, -1)).unflatten(4, (width, -1)).all(5).all(3)
+        found = torch.ones(len(stays), 1, frames, height, width, dtype=torch.bool)
+        for frame, cell in enumerate(self.cells):
+            found[:, 0, cell] &= rows[:, frame]
+        return found
 
 
 def reader(size: int, channels: int, fit: video.Fit, region: video.Region) -> Reader:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kinetext.interfaces import Shape
-from kinetext.making.given import frames_of
+from kinetext.making.given import Grid
 from kinetext.making.requests import Plan
 from kinetext.types import DataError, check_between
 
@@ -35,29 +34,29 @@ class Layout:
         return 1 + max(0, math.ceil((total - self.reach) / self.stride))
 
 
-def layout(plan: Plan, window: int, target: Shape) -> Layout:
-    """The windows of a plan, of ``window`` frames each, whose targets are ``target`` (C', T', H', W')."""
+def layout(plan: Plan, grid: Grid) -> Layout:
+    """The windows of a plan."""
     if plan.factor is None:
-        overlap = 0 if plan.history is None else frames_of(plan.history, window, target)
-        return Layout(window, window, overlap)
-    return Layout(window, _reach(plan.factor, window), plan.history or 1)
+        return Layout(grid.window, grid.window, grid.first(plan.history or 0))
+    return Layout(grid.window, _reach(plan.factor, grid.window), plan.history or 1)
 
 
-def history_of(asked: int | None, total: int, window: int, target: Shape) -> int | None:
+def history_of(asked: int | None, total: int, grid: Grid) -> int | None:
     """The history of a clip of ``total`` frames: half a window, unless ``asked``; None where one window is enough.
 
     Raises:
         DataError: too short or too long for this model, or of no use.
     """
+    window, cells = grid.window, grid.target[1]
     if total <= window:
         if asked is not None:
             raise DataError(f"history: {asked}, but {total} frames fit in one window of {window}; leave it out")
         return None
-    if target[1] < 2:
+    if cells < 2:
         raise DataError(f"seconds: expected at most one window of {window} frames, of which this model makes one piece")
     if asked is not None:
-        check_between("history", asked, 1, target[1] - 1)
-    return asked or target[1] // 2
+        check_between("history", asked, 1, cells - 1)
+    return asked or cells // 2
 
 
 def history_between(factor: int, window: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 import kinetext
 from kinetext import runtime, video
 from kinetext.checkpoint import Run
-from kinetext.making.given import Piece, Place, Rolling, known_cells, places, reader
+from kinetext.making.given import Grid, Piece, Place, Rolling, places, reader
 from kinetext.making.latents import Held, Latents, Stored
 from kinetext.making.layout import Layout, layout
 from kinetext.making.requests import Plan
@@ -65,10 +65,8 @@ class Maker:
     ) -> None:
         self.name, self.run, self.task, self.device = name, run, task, device
         self.weights_sha256 = weights_sha256
-        self.target = task.codec.target_shape(task.shape)
+        self.grid = Grid.of(task.codec, task.shape)
         self._collate = collate
-        # whether the codec joins frames: then a window is encoded and decoded as a whole
-        self._joins = self.target[1] != task.shape[1]
         channels, _, size, _ = task.shape
         args = run.recipe.data.args
         self.read = reader(size, channels, args.get("fit", "crop"), args.get("region", video.WHOLE))
@@ -79,7 +77,7 @@ class Maker:
 
     def layout(self, plan: Plan) -> Layout:
         """How the windows of a clip lie."""
-        return layout(plan, self.task.shape[1], self.target)
+        return layout(plan, self.grid)
 
     def provenance(self, plan: Plan) -> dict[str, Any]:
         """What the file of a clip says of it: all that making it again takes."""
@@ -137,7 +135,7 @@ class Maker:
         for number in range(lie.windows(plan.num_frames)):
             start = number * lie.stride
             coming = given.window(start, start + lie.window)
-            if tail is not None and self._joins:
+            if tail is not None and self.grid.joins:
                 coming[: lie.overlap] = [Place.whole(frame) for frame in tail.unbind(1)]
             piece = Piece.of(coming, self.task.shape)
             target = latents.get(number) if latents else None
@@ -150,7 +148,7 @@ class Maker:
             yield chunk
             done += chunk.shape[1]
             tail = (chunk if tail is None else torch.cat([tail, chunk], 1))[:, -lie.overlap :]
-            carried = None if self._joins else target[:, lie.stride : lie.reach]
+            carried = None if self.grid.joins else target[:, lie.stride : lie.reach]
 
     def _ahead(self, plans: Sequence[Plan], latents: Sequence[Latents]) -> None:
         """Makes the targets of clips that are made at once, unless all of them are there."""
@@ -188,11 +186,11 @@ class Maker:
             return None, None
         if piece.shown:
             target = self.task.codec.encode(piece.frames[None].to(self.device))
-            mask = known_cells(piece.stays[None], self.target).to(self.device)
+            mask = self.grid.known(piece.stays[None]).to(self.device)
         else:
             assert carried is not None
-            target = carried.new_zeros(1, *self.target).to(self.device)
-            mask = torch.zeros(1, 1, *self.target[1:], dtype=torch.bool, device=self.device)
+            target = carried.new_zeros(1, *self.grid.target).to(self.device)
+            mask = torch.zeros(1, 1, *self.grid.target[1:], dtype=torch.bool, device=self.device)
         start = None if plan.strength is None else Start(target.expand(rows, -1, -1, -1, -1), plan.strength)
         if carried is not None:
             target = torch.cat([carried[None].to(target), target[:, :, carried.shape[1] :]], 2)
@@ -208,7 +206,7 @@ class Maker:
         """Frames ``first`` to ``stop - 1`` of a window, decoded; what is given stands in them as it was given."""
         target = target.to(self.device)[None]
         with runtime.autocast(plan.precision, self.device):
-            if self._joins:
+            if self.grid.joins:
                 frames = self.task.decode(target)[0, :, first:stop]
             else:
                 frames = self.task.decode(target[:, :, first:stop])[0]

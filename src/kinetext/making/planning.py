@@ -11,7 +11,6 @@ import torch
 
 from kinetext import runtime, video
 from kinetext.interfaces import Ability
-from kinetext.making.given import known_cells
 from kinetext.making.layout import history_between, history_of
 from kinetext.making.maker import Maker
 from kinetext.making.requests import STRENGTH, File, Plan, Request, frames_in
@@ -34,7 +33,7 @@ def plans(maker: Maker, prompts: Sequence[str], request: Request) -> list[Plan]:
         **_settings(maker, request.steps, request.guidance),
         "fps": fps,
         "num_frames": frames,
-        "history": history_of(request.history, frames, window, maker.target),
+        "history": history_of(request.history, frames, maker.grid),
         "negative": request.negative,
         **files,
         "keep": request.keep,
@@ -70,7 +69,7 @@ def plan_between(
     if frames < 2:
         raise DataError(f"{path}: one frame, expected two or more to make others between")
     window = maker.task.shape[1]
-    if maker.target[1] != window:
+    if maker.grid.joins:
         raise DataError(
             f"{maker.name}: its codec joins frames, so single frames can't be given; expected another model"
         )
@@ -169,5 +168,5 @@ def _check_known(maker: Maker, name: str, frames: int) -> None:
     """Refuses to give fewer frames than the codec needs for one of its own."""
     stays = torch.zeros(1, *maker.task.shape[1:], dtype=torch.bool)
     stays[:, :frames] = True
-    if not known_cells(stays, maker.target).any():
+    if not maker.grid.known(stays).any():
         raise DataError(f"{name}: {frames} frames are given, and the codec of {maker.name} joins more into one")
