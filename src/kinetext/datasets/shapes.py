@@ -96,8 +96,6 @@ TARGETS = (
     Target("background", tuple(BACKGROUNDS)),
 )
 
-KINDS = Object._fields
-
 # What every attribute is called. English motions are "moves/moving left": he does it, he is doing it.
 _WORDS: dict[Language, dict[str, dict[str, tuple[str, ...]]]] = {
     "en": {
@@ -388,7 +386,9 @@ def _say(scene: Scene, language: Language, words: Dice, row: int) -> str:
     joint, said = one_of("joint", joints), []
     for place, obj in enumerate(scene.objects):
         known = _WORDS[language]
-        word = {kind: one_of(f"{kind}{place}", known[kind][value]) for kind, value in zip(KINDS, obj, strict=True)}
+        word = {
+            kind: one_of(f"{kind}{place}", known[kind][value]) for kind, value in zip(Object._fields, obj, strict=True)
+        }
         does, doing = _forms(word["motion"])
         one = "一颗" if word["shape"] in ("星星", "五角星") else "一个"
         noun = one_of(f"noun{place}", _NOUNS[language]).format(one=one, plain=known["size"][obj.size][0], **word)
