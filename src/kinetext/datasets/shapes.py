@@ -57,9 +57,8 @@ class Object(NamedTuple):
 
         With every colour and with every motion one of the four shapes is held out.
         """
-        place = SHAPES.index(self.shape)
         colours, motions = list(COLOURS).index(self.colour), MOTIONS.index(self.motion)
-        return place in ((colours + 1) % len(SHAPES), (motions + 1) % len(SHAPES))
+        return SHAPES.index(self.shape) in ((colours + 1) % len(SHAPES), (motions + 1) % len(SHAPES))
 
 
 class Scene(NamedTuple):
@@ -268,8 +267,8 @@ class Shapes(Dataset):
         seed: int = 0,
     ) -> None:
         check_between("clips", clips, 1, 2**40)
-        for name, value in (("num_frames", num_frames), ("stride", stride)):
-            check_between(name, value, 1, FRAMES)
+        check_between("num_frames", num_frames, 1, FRAMES)
+        check_between("stride", stride, 1, FRAMES)
         self.span = (num_frames - 1) * stride + 1
         if self.span > FRAMES:
             raise DataError(
