@@ -35,8 +35,7 @@ class RecurrentVAE(Generator):
         loss = -log p(x | z) + w sum_t KL(q || p)      (Kingma & Welling 2014, eq. 10)
 
     is minimised, in nats, divided by how many numbers a target has. The prior p is N(0, 1), as in DRAW, or is learned: a
-    function of the past, which is in h, and of the text (Chung et al. 2015, VRNN, eq. 5; Denton & Fergus 2018, SVG-LP,
-    eq. 4). w rises over the first training calls (Bowman et al. 2016, section 3.1): they are counted in a buffer, so
+    function of the past, which is in h, and of the text (Chung et al. 2015, VRNN, eq. 5; Denton & Fergus 2018, SVG-LP). w rises over the first training calls (Bowman et al. 2016, section 3.1): they are counted in a buffer, so
     that resuming is exact; in evaluation w is always ``kl_weight``. Each dimension of z has some nats a clip for free,
     max(free_bits, KL_j) with KL_j the mean of a batch over all frames of the clip (Kingma et al. 2016, IAF, appendix C.8).
 
@@ -55,7 +54,7 @@ class RecurrentVAE(Generator):
         prior: of the decisions.
         sigma: standard deviation of the likelihood, in units of the target; 0 takes the best one, sigma^2 = the mean
             squared error: of the batch in training, and its moving average in evaluation (Rybkin et al. 2021, "Simple
-            and Effective VAE Training with Calibrated Decoders", eq. 6).
+            and Effective VAE Training with Calibrated Decoders", the optimal sigma-VAE).
         kl_weight: the highest w, > 0; 1 is a bound on the likelihood.
         kl_calls: training calls (batches) over which w rises, >= 0.
         free_bits: nats, >= 0.

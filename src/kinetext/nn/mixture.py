@@ -18,9 +18,9 @@ class MixtureHead(nn.Module):
 
         p(y | s) = \prod_j \sum_k w_jk(s, y_<j) N(y_j; m_jk(s, y_<j), diag(s_jk(s, y_<j))^2).
 
-    Mixture density network (Bishop 1994, eq. 22 to 24; in a recurrent network: Graves 2013, eq. 18 to 22), made
-    autoregressive over the pieces (Uria et al. 2013, RNADE, eq. 5) by masked layers (Germain et al. 2015, MADE, eq. 8 to
-    13), so that the density of all pieces takes one pass, and a sample one a piece.
+    Mixture density network (Bishop 1994; in a recurrent network: Graves 2013, section 4.1), made
+    autoregressive over the pieces (Uria et al. 2013, RNADE) by masked layers (Germain et al. 2015, MADE,
+    section 3), so that the density of all pieces takes one pass, and a sample one a piece.
 
     Args:
         state: width of s.
