@@ -20,6 +20,8 @@ from kinetext.tasks.regression import Regression
 from kinetext.tasks.retrieval import Retrieval
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.tasks.video_to_text import VideoToText
+from kinetext.text import Tokenizer
+from kinetext.tokenizers import PretrainedTokenizer
 from kinetext.types import MODALITIES, Batch, DataError, Progress, RunError, Sample, check_between
 
 Answer = dict[str, dict[str, float] | float]  # column -> class -> probability, or column -> number
@@ -283,6 +285,19 @@ class Pipeline:
                     shares = made.probabilities[column.name][row].tolist()
                     answer[column.name] = dict(zip(column.classes, shares, strict=True))
         return found
+
+    @property
+    def tokenizer(self) -> Tokenizer | PretrainedTokenizer | None:
+        """What turns this model's texts into tokens; None when it reads no text."""
+        return self.inputs.tokenizer
+
+    def clip(self, path: str | Path, start: float | None = None, end: float | None = None) -> Tensor:
+        """A file, or its part from ``start`` to ``end`` seconds, as the model saw files in training.
+
+        Raises:
+            DataError: it can't be read.
+        """
+        return self.inputs.clip(path, start, end)
 
     def _maker(self) -> Maker:
         if not isinstance(self.task, TextToVideo):

@@ -125,7 +125,7 @@ class _Reader:
         text = row.text if self.text == "text" else row.labels.get(self.text)
         vectors = {modality: one for modality, table in self.vectors.items() if (one := table.of(row)) is not None}
         reads_clips = "video" in self.recipe.encoders and "video" not in self.vectors
-        clip = self.pipeline.inputs.clip(self.root / row.file, row.start, row.end) if row.file and reads_clips else None
+        clip = self.pipeline.clip(self.root / row.file, row.start, row.end) if row.file and reads_clips else None
         reads_text = "text" in self.recipe.encoders
         return Sample(f"row {row.number}", video=clip, text=text if reads_text else None, vectors=vectors)
 
