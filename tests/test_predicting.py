@@ -13,7 +13,6 @@ import pytest
 from kinetext import train
 from kinetext.apps import predicting
 from kinetext.config import Recipe
-from kinetext.inputs import Inputs
 from kinetext.pipeline import Pipeline
 from kinetext.types import DataError
 
@@ -71,7 +70,7 @@ def test_interrupted_it_goes_on(
     with part.open("a") as file:
         file.write('{"torn": ')
     assert not (tmp_path / "said.jsonl").exists()
-    monkeypatch.setattr(Inputs, "clip", None)  # the rows that are left have none
+    monkeypatch.setattr(Pipeline, "clip", None)  # the rows that are left have none
     done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
     assert (done.rows, done.failed) == (9, 0)
     before, after = (([json.loads(x) for x in t.splitlines()]) for t in (whole, done.path.read_text()))
