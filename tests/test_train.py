@@ -174,8 +174,9 @@ def test_ctrl_c_of_a_terminal_reaches_the_workers_too_and_still_saves(tmp_path: 
     assert "Traceback" not in error.decode()
 
 
-def test_two_processes_stop_after_the_same_step_and_one_reports(tmp_path: Path) -> None:
-    made = recipe(CODEC, "train.steps=1000000", "train.minutes=0.05", "train.log_every=1", "train.accumulate=1")
+@pytest.mark.parametrize("kind", [CODEC, GAN], ids=["one player", "a game"])
+def test_two_processes_stop_after_the_same_step_and_one_reports(kind: str, tmp_path: Path) -> None:
+    made = recipe(kind, "train.steps=1000000", "train.minutes=0.05", "train.log_every=1", "train.accumulate=1")
     (tmp_path / "recipe.toml").write_text(made.to_toml())
     launch = [
         "-m",
@@ -205,6 +206,14 @@ def test_a_wall_clock_budget_ends_the_run_and_brings_the_rate_down(tmp_path: Pat
     assert time.monotonic() - began < 30
     rates = [r["train/lr"] for r in run.history() if "train/lr" in r]
     assert rates[-1] < 0.2 * max(rates)
+
+
+def test_of_a_game_the_newest_weights_are_taken_and_patience_is_refused(tmp_path: Path) -> None:
+    run = train.start(recipe(GAN, "train.steps=4", "train.eval_every=2", "train.ema=0"), tmp_path / "run", quiet=True)
+    newest, best = (load_file(run.path / f"{name}.safetensors") for name in ("model", "best"))
+    assert all(torch.equal(newest[name], best[name]) for name in newest)
+    with pytest.raises(RecipeError, match=r"train\.patience: 2, but a game's val/loss is no score"):
+        train.start(recipe(GAN, "train.eval_every=1", "train.patience=2"), tmp_path / "other", quiet=True)
 
 
 def test_patience_stops_early_and_the_best_weights_stay(tmp_path: Path) -> None:

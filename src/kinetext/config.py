@@ -81,7 +81,7 @@ class TrainConfig:
         save_every: steps between resume points; 0 = by ``save_minutes`` alone.
         save_minutes: minutes between resume points at most, > 0.
         patience: evaluations without improvement before the run ends; 0 = never.
-        best: the number by which the best weights are kept; "" = validation loss.
+        best: the number by which the best weights are kept; "" = validation loss, or the newest weights of a game.
     """
 
     steps: Positive = 1000

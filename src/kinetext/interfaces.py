@@ -132,6 +132,8 @@ class Generator(nn.Module, ABC):
     kind: Literal["continuous", "tokens"]
     players: tuple[str, ...] = ("model",)
     abilities: ClassVar[frozenset[Ability]] = frozenset()
+    whole_clips: ClassVar[bool] = False  # it can't learn from some frames of a clip
+    writes_text: ClassVar[bool] = False  # its ``sample`` takes a ``temperature``, as a writer of texts needs
 
     def parameters_of(self, player: str) -> Iterable[tuple[str, nn.Parameter]]:
         """Named trainable parameters that ``player`` learns; players share none."""
@@ -192,8 +194,8 @@ class Generator(nn.Module, ABC):
         asked["known cells"] = known is not None and not asked["known frames"]
         for ability, wanted in asked.items():
             if wanted and ability not in self.abilities:
-                can = joined(sorted(self.abilities))
-                raise DataError(f"{ability}: {type(self).__name__.lower()} can't do that; it can do {can}")
+                name, can = type(self).__module__.rpartition(".")[2], joined(sorted(self.abilities))
+                raise DataError(f"{ability}: {name} can't do that; it can do {can}")
 
     def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
         """What a reward can teach: a target of ``shape`` that is still being made, with gradients, a pure function of

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from torch import Tensor, nn
 
 from kinetext import assemble, optim, runtime
@@ -164,7 +164,9 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM, after saving.
         RunError: the loss is no longer finite, or the run can't be written.
     """
-    trainer = Trainer(task, config, Accelerator())
+    # a player's turn reaches only its own weights, which several processes must not wait for
+    several = DistributedDataParallelKwargs(find_unused_parameters=len(task.players) > 1)
+    trainer = Trainer(task, config, Accelerator(kwargs_handlers=[several]))
     saved = run.load()
     if saved is not None:
         trainer.restore(saved)
@@ -191,8 +193,7 @@ def _loop(
 ) -> None:
     config = trainer.config
     clock = time.process_time if config.clock == "processor" else time.monotonic
-    began, before = clock(), trainer.seconds
-    saved_at = before
+    began, before, saved_at = clock(), trainer.seconds, time.monotonic()
     done = trainer.progress() >= 1 or _patience_spent(trainer)
     while not done:
         # one step: every player's turn on the same batches
@@ -218,14 +219,14 @@ def _loop(
             trainer.task.train()
         trainer.seconds, *wishes = _most(trainer, before + clock() - began, done, stop.asked)
         done, asked = map(bool, wishes)
-        overdue = trainer.seconds - saved_at > 60 * config.save_minutes
+        (overdue,) = _most(trainer, time.monotonic() - saved_at > 60 * config.save_minutes)
         if done or asked or overdue or _due(config.save_every, trainer.step):
             meter.check(trainer.step, logged)
             trainer.check()
             if trainer.accelerator.is_main_process:
                 run.save(trainer.state())
             trainer.accelerator.wait_for_everyone()  # who leaves first would have its launcher kill the one that saves
-            saved_at = trainer.seconds
+            saved_at = time.monotonic()
         if asked and not done:
             raise Interrupted(
                 f"stopped and saved at step {trainer.step}; go on with: kinetext train --resume {run.path}"
@@ -254,7 +255,8 @@ def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool
                 "The last saved state is untouched"
             )
         score = numbers[name] if assemble.is_error(trainer.task, name) else -numbers[name]
-        if score < trainer.best:
+        # a game's summed losses say nothing of how good it is: the newest weights are taken
+        if score < trainer.best or _no_score(config, trainer.task):
             trainer.best, trainer.stale = score, 0
             if trainer.accelerator.is_main_process:
                 write_weights(run.path / "best.safetensors", trainer.task.plain().state_dict())
@@ -262,6 +264,11 @@ def _judge(trainer: Trainer, run: Run, meter: Meter, validate: Validate) -> bool
             trainer.stale += 1
     meter.evaluated(trainer.step, numbers)
     return _patience_spent(trainer)
+
+
+def _no_score(config: TrainConfig, task: Task) -> bool:
+    """Whether nothing is measured by which one state of the weights is better than another."""
+    return len(task.players) > 1 and config.best in ("", "val/loss")
 
 
 def _patience_spent(trainer: Trainer) -> bool:
@@ -311,6 +318,10 @@ def _check_judging(recipe: Recipe, meta: Meta, task: Task, held_out: Dataset) ->
     check_reader(recipe, meta, held_out)
     if recipe.evaluate.split not in ("", "val"):
         assemble.dataset(recipe, recipe.evaluate.split)
+    if _no_score(recipe.train, task) and recipe.train.patience:
+        raise RecipeError(
+            f"train.patience: {recipe.train.patience}, but a game's val/loss is no score; set train.best, or 0"
+        )
     if recipe.train.best in ("", "val/loss"):
         return
     task = task.to(PartialState().device).eval()

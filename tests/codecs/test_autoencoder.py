@@ -161,10 +161,12 @@ def test_bad_options_are_named() -> None:
 
 
 def test_noise_in_training_is_in_units_of_the_latent() -> None:
-    codec = Autoencoder(width=8, levels=2, noise=0.5).eval()
+    codec = Autoencoder(width=8, levels=2, noise=0.5)
     video = digits(4, 1)
     seen: list[torch.Tensor] = []
     codec.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     codec.reconstruct(video, rng=rng())
     added = seen[0] - codec.encode(video).transpose(1, 2).flatten(0, 1)
     assert float(added.std().detach()) == pytest.approx(0.5, rel=3 / math.sqrt(2 * added.numel()))
+    made, _ = codec.eval().reconstruct(video, rng=rng())
+    assert torch.equal(made, codec.decoder.decode(codec.encode(video), 1)), "judged without the noise"

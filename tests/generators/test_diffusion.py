@@ -38,8 +38,12 @@ class GaussianPosterior(nn.Module):
         return {"x": x, "eps": noise, "v": a * noise - sigma * x}[self.prediction].float()
 
 
+WIDE = 1e6  # a clamp that changes nothing, which "eps" must have
+
+
 def made_with(network: nn.Module, **options: Any) -> Diffusion:
-    diffusion = Diffusion(**options)
+    wide = {"clamp": WIDE} if options.get("prediction") == "eps" else {}
+    diffusion = Diffusion(**{**wide, **options})
     diffusion.network = network  # type: ignore[assignment]
     return diffusion
 
@@ -264,7 +268,9 @@ def test_samplers_are_those_of_diffusers(sampler: str, prediction: str) -> None:
 
     torch.manual_seed(0)
     eta, steps = (0.7 if "noise" in sampler else 0.0), 20
-    diffusion = Diffusion(sampler=sampler.split()[0], prediction=prediction, eta=eta, dim=16, heads=1, depth=1)  # type: ignore[arg-type]
+    diffusion = Diffusion(
+        sampler=sampler.split()[0], prediction=prediction, eta=eta, clamp=WIDE, dim=16, heads=1, depth=1
+    )  # type: ignore[arg-type]
     kept = cosine_schedule(1000, 1.0)
     betas = (1 - kept[1:] / kept[:-1]).numpy()
     say = {"eps": "epsilon", "v": "v_prediction", "x": "sample"}[prediction]
@@ -321,3 +327,12 @@ def test_what_makes_no_sense_is_refused() -> None:
         Diffusion().check((1, 4, 7, 8))
     with pytest.raises(DataError, match="steps: 11, expected 1 to 10"):
         Diffusion(levels=10).sample((1, 1, 2, 4, 4), text(1), rng=rng(), steps=11, guidance=1.0)
+
+
+def test_what_cannot_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match='clamp: 0.0, expected > 0 with prediction = "eps"'):
+        Diffusion(prediction="eps")
+    with pytest.raises(ValueError, match="heads: 0, expected >= 1"):
+        Diffusion(heads=0)
+    with pytest.raises(ValueError, match="steps: 16, expected 1 to 10"):
+        Diffusion(levels=10).times(16)

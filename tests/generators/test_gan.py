@@ -158,7 +158,7 @@ def closed_form(gan: Gan, cond: Features) -> Tensor:
 
 def test_r1_of_linear_discriminators_is_their_squared_norm() -> None:
     gan, cond = linear(), text(3, 5)
-    views = gan._views(torch.randn(3, 1, 4, 8, 8, generator=rng(4)), torch.tensor([2, 0]))
+    views = gan._views(torch.randn(3, 1, 4, 8, 8, generator=rng(4)), (torch.tensor([2, 0]), torch.tensor([2, 0])))
     found, expected = gan.penalty(views, cond.pooled(), cond.mask.any(1)), closed_form(gan, cond)
     torch.testing.assert_close(found, expected)
     weights = list(gan.critics.parameters())
@@ -186,7 +186,7 @@ def test_r1_comes_on_every_kth_step_on_average_and_k_times_as_strong() -> None:
 def test_r1_is_the_same_under_autocast_and_reaches_the_weights() -> None:
     """It is computed in float32, whatever is around it."""
     gan, cond = Gan(), text(2)
-    views = gan._views(torch.randn(2, 1, 4, 8, 8, generator=rng(4)), torch.tensor([1]))
+    views = gan._views(torch.randn(2, 1, 4, 8, 8, generator=rng(4)), (torch.tensor([1]), torch.tensor([1])))
     found = []
     for on in (False, True):
         gan.zero_grad()
@@ -225,7 +225,7 @@ def test_r1_is_the_slope_that_finite_differences_see() -> None:
 def test_spectral_norm_brings_every_weight_to_a_largest_singular_value_of_one() -> None:
     torch.manual_seed(0)
     gan = Gan(spectral_norm=True)
-    views = gan._views(torch.randn(2, 1, 4, 8, 8, generator=rng(4)), torch.tensor([1]))
+    views = gan._views(torch.randn(2, 1, 4, 8, 8, generator=rng(4)), (torch.tensor([1]), torch.tensor([1])))
     cond = text(2)
     for _ in range(60):  # one power iteration each
         gan._scores(views, cond.pooled(), cond.mask.any(1))
@@ -335,3 +335,11 @@ def test_other_shapes_and_parts_of_clips_are_refused() -> None:
     with pytest.raises(DataError, match=r"frames: \[0, 2, 3, 5\].*task.train_frames = 0"):
         frames = torch.tensor([0, 2, 3, 5])
         gan.loss(torch.zeros(2, 1, 4, 8, 8), cond, player="generator", rng=rng(), frames=frames)
+
+
+def test_a_step_shows_every_frame_and_every_pair_at_most_once() -> None:
+    gan = Gan(num_frames=4, frames_seen=3)
+    for seed in range(20):
+        frames, pairs = gan._shown(4, rng(seed))
+        assert len(set(frames.tolist())) == 3
+        assert sorted(pairs.tolist()) == [0, 1, 2]

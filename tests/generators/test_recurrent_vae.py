@@ -266,7 +266,7 @@ def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match=r"frames \(C, H, W\) of \(1, 8, 4\), expected \(1, 8, 8\)"):
         model.check((1, 4, 8, 4))
     ask: dict[str, Any] = {"rng": rng(), "steps": 1, "guidance": 1.0}
-    with pytest.raises(DataError, match="start: recurrentvae can't do that; it can do known frames"):
+    with pytest.raises(DataError, match="start: recurrent_vae can't do that; it can do known frames"):
         model.sample((2, *SHAPE), text(2), **ask, start=Start(clips(2), 0.5))
     with pytest.raises(DataError, match="guidance"):
         model.sample((2, *SHAPE), text(2), **{**ask, "guidance": 3.0})

@@ -96,6 +96,23 @@ def test_cached_targets_are_what_the_codec_makes_and_are_made_once(monkeypatch: 
     assert calls[4:] == [4], "judging uses the codec itself"
 
 
+def test_cached_tokens_are_small_and_come_back_as_they_were() -> None:
+    options = [
+        'codec={name = "vq", width = 8, codes = [40]}',
+        'generator={name = "autoregressive", dim = 16, depth = 1}',
+    ]
+    recipe = assemble.resolve(Recipe.parse(RECIPE).changed([*options, "task.cache_targets=true", "task.guidance=1.0"]))
+    data = assemble.dataset(recipe)
+    meta = assemble.describe(recipe, data)
+    task = assemble.task(recipe, meta, data)
+    assert isinstance(task, TextToVideo)
+    batch = next(assemble.plain_batches(recipe, meta, data))
+    made = task.train()._target(batch, None)
+    assert made.dtype == torch.int64
+    assert torch.equal(made, torch.cat([task.codec.encode(clip[None]) for clip in batch.video]))
+    assert {kept.dtype for kept in task._cache.values()} == {torch.int16}
+
+
 def test_targets_of_clips_that_change_are_not_cached(tmp_path: Path) -> None:
     video.write_png(tmp_path / "a.png", torch.zeros(1, 20, 20, 3, dtype=torch.uint8))
     (tmp_path / "metadata.csv").write_text("file_name,text,split\na.png,black and still,train\n")

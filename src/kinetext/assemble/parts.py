@@ -115,7 +115,7 @@ class Parts:
     def writer(self, words: Tokenizer, cond: Encoder) -> Generator:
         """Of the tokens of texts, and of their end."""
         component, cls = self._generator()
-        if "temperature" not in signature(cls.sample).parameters:
+        if not cls.writes_text:
             raise RecipeError(f"generator: {component.name} writes no text, expected autoregressive")
         if component.args["temperature"] != 1:
             raise RecipeError(

@@ -118,7 +118,7 @@ def _text_to_video(parts: Parts) -> Task:
         name = parts.recipe.generator and parts.recipe.generator.name
         raise RecipeError(f"task.guidance: {guidance}, but {name} has no guidance; expected 1")
     if parts.recipe.task.args["cache_targets"] and parts.data is not None:
-        check_cache(parts.recipe.data.name, parts.data, codec.target_shape(parts.shape()))
+        check_cache(parts.recipe.data.name, parts.data, codec, codec.target_shape(parts.shape()))
     # without the training data a run is being reopened, and needs no reward any more
     wanted = parts.recipe.task.args["reward"] and parts.data is not None
     rewarder = _rewarder(parts, generator) if wanted else None

@@ -38,7 +38,8 @@ class Autoencoder(Codec):
         width: channels of the first level, a multiple of 8; they double at every level.
         levels: halvings of the frame's side, >= 1; H and W are multiples of 2^levels.
         blocks: residual blocks a level, >= 0.
-        noise: standard deviation of the training noise, >= 0, in units of the latent's own.
+        noise: standard deviation of the training noise, >= 0, in units of the latent's own; of no effect in a VAE, whose
+            posterior has its own.
         kl: weight of the Kullback-Leibler divergence, >= 0; 0 is no VAE.
         temporal: "frame" codes every frame by itself, "causal" looks back in time.
         time_levels: halvings of time, at the deepest levels; 0 for "frame", 1 to ``levels`` for "causal".
@@ -89,13 +90,14 @@ class Autoencoder(Codec):
         return (self.latent_dim, *self.plan.grid(shape))
 
     def reconstruct(self, video: Tensor, *, rng: Rng) -> tuple[Tensor, Losses]:
-        """Decoded with training noise, and of a VAE the divergence."""
+        """Decoded, in training with noise, and of a VAE the divergence."""
         if self.kl:
             target, added = self._drawn(self.encoder.encode(video).float(), rng)
         else:
             target, added = self.encode(video), Losses(video.new_zeros(()))
-        blurred = target + self.noise * torch.randn(target.shape, generator=rng, device=target.device)
-        return self.decoder.decode(blurred, video.shape[2]).float(), added
+        if self.training and not self.kl:
+            target = target + self.noise * torch.randn(target.shape, generator=rng, device=target.device)
+        return self.decoder.decode(target, video.shape[2]).float(), added
 
     def last_weight(self) -> nn.Parameter:
         return self.decoder.last_weight()

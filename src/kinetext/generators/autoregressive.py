@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.causal import CausalTransformer
+from kinetext.nn.guidance import mixed, sides
 from kinetext.nn.noise import uniform
 from kinetext.types import Features, Known, Losses, Start, check_legal
 
@@ -51,6 +52,7 @@ class Autoregressive(Generator):
     """
 
     kind: Literal["continuous", "tokens"] = "tokens"
+    writes_text = True
     abilities: ClassVar[frozenset[Ability]] = frozenset({"known frames", "known cells", "guidance", "negative"})
 
     def __init__(
@@ -131,27 +133,18 @@ class Autoregressive(Generator):
         if known is not None:
             kept_BN = known.cells().flatten(1)
             ids_BN = known.target.flatten(1).where(kept_BN, ids_BN)
-        memory = self.network.begin(_sides(cond, guidance, negative), (shape[2], shape[3], shape[4]))
+        memory = self.network.begin(cond if guidance == 1 else sides(cond, negative), (shape[2], shape[3], shape[4]))
         # what every row knows of the beginning is taken in at once
         begin = int(kept_BN.all(0).long().cumprod(0).sum())
         told = ids_BN[:, :begin]
         for place in range(begin, cells):
             logits = self.network.following(told.repeat(1 if guidance == 1 else 2, 1), memory)
             if guidance != 1:
-                with_text, without = logits.chunk(2)
-                logits = without + guidance * (with_text - without)
+                logits = mixed(logits, guidance)
             drawn_B = draw(logits, dice_BN[:, place], heat, self.top_k, self.top_p)
             ids_BN[:, place] = ids_BN[:, place].where(kept_BN[:, place], drawn_B)
             told = ids_BN[:, place : place + 1]
         return ids_BN.reshape(shape)
-
-
-def _sides(cond: Features, guidance: float, negative: Features | None) -> Features:
-    """The condition, and below it the one that guidance leads away from."""
-    if guidance == 1:
-        return cond
-    other = negative or Features(cond.x, torch.zeros_like(cond.mask))
-    return Features(torch.cat([cond.x, other.x]), torch.cat([cond.mask, other.mask]))
 
 
 def likeliest(logits_BV: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:

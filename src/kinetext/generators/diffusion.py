@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.denoiser import VideoDenoiser
+from kinetext.nn.guidance import mixed, sides
 from kinetext.nn.noise import normal
 from kinetext.types import Features, Known, Losses, Start, check_between, check_legal
 
@@ -85,7 +86,8 @@ class Diffusion(Generator):
         super().__init__()
         check_legal("depth", depth, depth >= 1, ">= 1")
         check_legal("patch", patch, patch >= 1, ">= 1")
-        check_legal("dim", dim, dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
+        check_legal("heads", heads, heads >= 1, ">= 1")
+        check_legal("dim", dim, dim > 0 and dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
         check_legal("levels", levels, levels >= 2, ">= 2")
         check_legal("noise_shift", noise_shift, noise_shift > 0, "> 0")
         check_legal("min_snr", min_snr, min_snr >= 0, ">= 0")
@@ -94,6 +96,8 @@ class Diffusion(Generator):
         check_legal("eta", eta, eta == 0 or sampler == "ddim", f"0 with sampler = {sampler}")
         check_legal("reconstruction", reconstruction, reconstruction >= 0, ">= 0")
         check_legal("clamp", clamp, clamp >= 0, ">= 0")
+        # x = (z - s e) / a is 20,000 times as wrong as e is where nearly all is noise
+        check_legal("clamp", clamp, prediction != "eps" or clamp > 0, '> 0 with prediction = "eps"')
         self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch)
         self.levels, self.prediction, self.min_snr, self.cond_dropout = levels, prediction, min_snr, cond_dropout
         self.sampler, self.reconstruction, self.clamp = sampler, reconstruction, clamp
@@ -105,11 +109,7 @@ class Diffusion(Generator):
 
     def check(self, shape: Shape) -> None:
         """H and W must be multiples of ``patch``."""
-        patch = self.network.patch
-        if shape[2] % patch or shape[3] % patch:
-            raise ValueError(
-                f"patch: {patch}, expected a divisor of the target's height {shape[2]} and width {shape[3]}"
-            )
+        self.network.check(shape)
 
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
         """Mean squared error of what the network says, at levels that are drawn evenly from 1 to N."""
@@ -192,6 +192,7 @@ class Diffusion(Generator):
             raise ValueError(
                 f"sampler: {self.sampler} with eta = {self.eta}; its steps do not stand for themselves, expected ddim with eta = 0"
             )
+        check_legal("steps", steps, 1 <= steps <= self.levels, f"1 to {self.levels}, the levels")
         return [1 - n / self.levels for n in self._grid(steps, self.levels)]
 
     def noised(self, target: Tensor, noise: Tensor, t: float) -> Tensor:
@@ -268,10 +269,7 @@ class Diffusion(Generator):
     def _guided(self, z: Tensor, n: int, cond: Features, negative: Features | None, guidance: float) -> Tensor:
         if guidance == 1.0:
             return self._said(z, n, cond)
-        other = negative or Features(cond.x, torch.zeros_like(cond.mask))
-        both = Features(torch.cat([cond.x, other.x]), torch.cat([cond.mask, other.mask]))
-        with_text, without = self._said(z.repeat(2, 1, 1, 1, 1), n, both).chunk(2)
-        return without + guidance * (with_text - without)
+        return mixed(self._said(z.repeat(2, 1, 1, 1, 1), n, sides(cond, negative)), guidance)
 
     def _said(self, z: Tensor, n: int, cond: Features, frames: Tensor | None = None) -> Tensor:
         t_BT = torch.full((len(z), z.shape[2]), 1 - n / self.levels, device=z.device)

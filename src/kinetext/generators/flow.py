@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.denoiser import VideoDenoiser
+from kinetext.nn.guidance import mixed, sides
 from kinetext.nn.noise import normal
 from kinetext.types import Features, Known, Losses, Start, check_legal
 
@@ -80,7 +81,8 @@ class Flow(Generator):
         super().__init__()
         check_legal("depth", depth, depth >= 1, ">= 1")
         check_legal("patch", patch, patch >= 1, ">= 1")
-        check_legal("dim", dim, dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
+        check_legal("heads", heads, heads >= 1, ">= 1")
+        check_legal("dim", dim, dim > 0 and dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
         check_legal("time_std", time_std, time_std > 0, "> 0")
         check_legal("time_floor", time_floor, 0 < time_floor < 1, "in (0, 1)")
         check_legal("shift", shift, shift > 0, "> 0")
@@ -96,11 +98,7 @@ class Flow(Generator):
 
     def check(self, shape: Shape) -> None:
         """H and W must be multiples of ``patch``."""
-        patch = self.network.patch
-        if shape[2] % patch or shape[3] % patch:
-            raise ValueError(
-                f"patch: {patch}, expected a divisor of the target's height {shape[2]} and width {shape[3]}"
-            )
+        self.network.check(shape)
 
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
         """Mean squared velocity error over the frames that are not known."""
@@ -238,10 +236,8 @@ class Flow(Generator):
     def _guided(self, z: Tensor, t_BT: Tensor, cond: Features, negative: Features | None, guidance: float) -> Tensor:
         if guidance == 1.0:
             return self._velocity(z, t_BT, cond)
-        other = negative or Features(cond.x, torch.zeros_like(cond.mask))
-        both = Features(torch.cat([cond.x, other.x]), torch.cat([cond.mask, other.mask]))
-        with_text, without = self._velocity(z.repeat(2, 1, 1, 1, 1), t_BT.repeat(2, 1), both).chunk(2)
-        return without + guidance * (with_text - without)
+        both = self._velocity(z.repeat(2, 1, 1, 1, 1), t_BT.repeat(2, 1), sides(cond, negative))
+        return mixed(both, guidance)
 
     def _velocity(self, z: Tensor, t_BT: Tensor, cond: Features, frames: Tensor | None = None) -> Tensor:
         x_hat = self.network(z, t_BT, cond, frames).float()

@@ -63,6 +63,7 @@ class Gan(Generator):
 
     kind: Literal["continuous", "tokens"] = "continuous"
     players = ("discriminator", "generator")
+    whole_clips = True
     abilities: ClassVar[frozenset[Ability]] = frozenset()
 
     def __init__(
@@ -157,7 +158,7 @@ class Gan(Generator):
         self.check(tuple(target.shape[1:]))
         text, has = cond.pooled(), cond.mask.any(1)
         noise, path = self._noise(len(target), rng, target.device)
-        shown = torch.randperm(target.shape[2], generator=rng, device=target.device)[: self.frames_seen]
+        shown = self._shown(target.shape[2], rng)
         if player == "generator":
             made = self._make(noise, path, text, has)
             with _still(self.critics):
@@ -169,7 +170,9 @@ class Gan(Generator):
             made = self._make(noise, path, text, has).float()
         return self._judged(target, made, text.detach(), has, shown, rng)
 
-    def _judged(self, real: Tensor, made: Tensor, text: Tensor, has: Tensor, shown: Tensor, rng: Rng) -> Losses:
+    def _judged(
+        self, real: Tensor, made: Tensor, text: Tensor, has: Tensor, shown: tuple[Tensor, Tensor], rng: Rng
+    ) -> Losses:
         """What the discriminators lose on real and made clips."""
         other, wrong = self._wrong(text, has, rng)
         punished = bool(torch.rand((), generator=rng, device=real.device) * self.r1_every < 1)
@@ -206,11 +209,16 @@ class Gan(Generator):
             )
             return torch.stack([slope.square().flatten(1).sum(1).mean() for slope in slopes]).sum()
 
-    def _views(self, clips: Tensor, shown: Tensor) -> dict[str, Tensor]:
+    def _shown(self, frames: int, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Which frames a step shows, and the first ones of which pairs of neighbours."""
+        each, pairs = (torch.randperm(n, generator=rng, device=rng.device) for n in (frames, frames - 1))
+        return each[: self.frames_seen], pairs[: self.frames_seen]
+
+    def _views(self, clips: Tensor, shown: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """What every discriminator looks at: the clips, some frames, some differences of neighbours."""
-        views = {"video": clips, "frame": fold_frames(clips[:, :, shown])}
+        each, first = shown
+        views = {"video": clips, "frame": fold_frames(clips[:, :, each])}
         if "motion" in self.critics:
-            first = shown.remainder(clips.shape[2] - 1)
             views["motion"] = fold_frames(clips[:, :, first + 1] - clips[:, :, first])
         return {view: x for view, x in views.items() if view in self.critics}
 

@@ -142,8 +142,11 @@ class RecurrentVAE(Generator):
     def _noise(self, batch: int, frames: int, rng: Rng | Sequence[Rng], on: torch.device) -> Tensor:
         return normal((batch, frames, self.refinements, self.latent), rng, on)
 
-    def _draw(self, cond: Features, noise_BTRZ: Tensor, seen: Mapping[int, Seen]) -> tuple[Tensor, Tensor]:
-        """Draws clips; the inference network decides the frames that are ``seen``.
+    def _draw(
+        self, cond: Features, noise_BTRZ: Tensor, seen: Mapping[int, Seen], heat: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Draws clips; the inference network decides the frames that are ``seen``, the prior, at temperature ``heat``, the
+        others.
 
         Returns:
             Their means ``(B, C, T, H, W)``, and the KL of what was seen, ``(B, T, Z)`` in nats.
@@ -154,19 +157,21 @@ class RecurrentVAE(Generator):
         for t, noise_BRZ in enumerate(noise_BTRZ.unbind(1)):
             writes, cost_BZ = [], torch.zeros_like(noise_BRZ[:, 0])
             for noise_BZ in noise_BRZ.unbind(1):
-                state, z_BZ, cost = self._decide(state, words, noise_BZ, seen.get(t))
+                state, z_BZ, cost = self._decide(state, words, noise_BZ, seen.get(t), heat)
                 writes.append(torch.cat([state[0], z_BZ], dim=1))
                 cost_BZ = cost_BZ + cost
             canvases.append(torch.stack(writes).sum(0))
             costs.append(cost_BZ)
         return self.decoder(torch.stack(canvases, dim=1)), torch.stack(costs, dim=1)
 
-    def _decide(self, state: State, words: Words, noise_BZ: Tensor, seen: Seen | None) -> tuple[State, Tensor, Tensor]:
+    def _decide(
+        self, state: State, words: Words, noise_BZ: Tensor, seen: Seen | None, heat: float
+    ) -> tuple[State, Tensor, Tensor]:
         """One refinement: the next state, the decision, and what it costs ``(B, Z)`` in nats."""
         text = self.attention(state[0], words)
         past = torch.cat([state[0], text], dim=1)
         prior = Gaussian.of(self.prior(past) if self.prior else torch.zeros_like(noise_BZ).repeat(1, 2))
-        z_BZ, cost_BZ = prior.at(noise_BZ), torch.zeros_like(noise_BZ)
+        z_BZ, cost_BZ = prior.at(heat * noise_BZ), torch.zeros_like(noise_BZ)
         if seen is not None:
             frame_BD, there_B = seen
             posterior = Gaussian.of(self.inference(torch.cat([past, frame_BD], dim=1)))
@@ -190,13 +195,13 @@ class RecurrentVAE(Generator):
         """Draws frame after frame; ``steps`` >= 1 are of no use to it: it takes its own refinements."""
         check_legal("steps", steps, steps >= 1, ">= 1")
         self.refuse(guidance, known, start, negative)
-        noise = self.temperature * self._noise(shape[0], shape[2], rng, cond.x.device)
+        noise = self._noise(shape[0], shape[2], rng, cond.x.device)
         seen: dict[int, Seen] = {}
         if known is not None:
             given_BT = known.frames()
             read = self.encoder(known.target.masked_fill(~known.cells(), 0.0))  # what is not given may be anything
             seen = {t: (read[:, t], given_BT[:, t]) for t in range(shape[2]) if given_BT[:, t].any()}
-        made, _ = self._draw(cond, noise, seen)
+        made, _ = self._draw(cond, noise, seen, self.temperature)
         return made if known is None else torch.where(known.cells(), known.target, made)
 
 

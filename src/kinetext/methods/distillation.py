@@ -22,7 +22,7 @@ class Distillation(Method):
         loss = mean over segments of |student(z_s) - teacher(z_s)|^2 / (t - s)^2,
 
     the squared error of the mean velocity on the way. Guidance is baked in (Meng et al. 2023, "On Distillation of Guided
-    Diffusion Models"), so that the student costs one evaluation a step.
+    Diffusion Models"), so that the student costs one evaluation a step (of a flow with the sampler "euler"; "heun" takes two).
 
     A segment begins at a clip and noise ("clips", as PeRFlow does); or where the way of the teacher, or of the student
     itself, has come to from noise through the segments before ("teacher", "student"). The last two need no clips, and

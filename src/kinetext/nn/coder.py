@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +122,7 @@ class VideoEncoder(nn.Sequential):
                     layers.extend([PerFrame(ResidualConv(width, plan.norm)), CausalMix(width, plan.norm)])
             before = width
         last = [norm_of(plan.norm, before), nn.SiLU(), nn.Conv2d(before, out, 3, padding=1)]
-        super().__init__(*last_of(layers, last, plan))
+        super().__init__(*_with_end(layers, last, plan))
         self.plan = plan
 
     def encode(self, video: Tensor) -> Tensor:
@@ -158,8 +158,8 @@ class VideoDecoder(nn.Sequential):
                     layers.extend([PerFrame(ResidualConv(width, plan.norm)), CausalMix(width, plan.norm)])
                 layers.append(Doubled(width, after, plan.halves_time(level)))
         last = [norm_of(plan.norm, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], plan.channels, 3, padding=1)]
-        super().__init__(*last_of(layers, last, plan))
-        self.plan = plan
+        super().__init__(*_with_end(layers, last, plan))
+        self.plan, self._last = plan, (last[-1],)  # in a tuple, or the layer would have two names
 
     def decode(self, target: Tensor, frames: int) -> Tensor:
         """The first ``frames`` frames.
@@ -175,8 +175,7 @@ class VideoDecoder(nn.Sequential):
 
     def last_weight(self) -> nn.Parameter:
         """The weight of the last convolution."""
-        named = list(self.named_parameters())
-        return named[-2][1]  # before its bias
+        return cast(nn.Parameter, self._last[0].weight)
 
     def _at_once(self, target: Tensor) -> Tensor:
         if self.plan.temporal == "frame":
@@ -222,7 +221,7 @@ class VideoDecoder(nn.Sequential):
         return video / total
 
 
-def last_of(layers: list[nn.Module], last: list[nn.Module], plan: Plan) -> list[nn.Module]:
+def _with_end(layers: list[nn.Module], last: list[nn.Module], plan: Plan) -> list[nn.Module]:
     """The layers, and the last ones, which work on frames."""
     return [*layers, *last] if plan.temporal == "frame" else [*layers, PerFrame(*last)]
 

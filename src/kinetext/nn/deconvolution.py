@@ -174,9 +174,12 @@ class Critic(nn.Module):
 
     def score(self, h_ND: Tensor, text_ND: Tensor, has_N: Tensor) -> Tensor:
         """Features and texts -> scores ``(N,)`` in float32; ``has_N`` says which texts there are."""
-        text = torch.where(has_N[:, None], text_ND, self.no_text.to(text_ND.dtype))
-        wanted = self.match(text) / self.hidden**0.5
-        return self.real(h_ND)[:, 0].float() + (wanted * h_ND).sum(1).float()
+        with torch.autocast(h_ND.device.type, enabled=False):
+            wide = torch.promote_types(h_ND.dtype, torch.float32)
+            h_ND, text_ND = h_ND.to(wide), text_ND.to(wide)
+            text = torch.where(has_N[:, None], text_ND, self.no_text)
+            wanted = self.match(text) / self.hidden**0.5
+            return self.real(h_ND)[:, 0] + (wanted * h_ND).sum(1)
 
 
 class _Residual(nn.Module):

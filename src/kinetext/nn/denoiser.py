@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kinetext.nn.embedding import TimeEmbedding, rope_3d
 from kinetext.nn.norm import RMSNorm
 from kinetext.nn.transformer import ModulatedBlock
-from kinetext.types import Features
+from kinetext.types import Features, check_legal
 
 
 class VideoDenoiser(nn.Module):
@@ -32,6 +32,11 @@ class VideoDenoiser(nn.Module):
         self.blocks = nn.ModuleList(ModulatedBlock(dim, heads, context_dim=cond_dim) for _ in range(depth))
         self.norm = RMSNorm(dim)
         self.out = nn.Linear(dim, channels * patch * patch)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuses, by a ValueError, targets (C, T, H, W) whose sides are no multiples of ``patch``."""
+        legal = shape[2] % self.patch == 0 and shape[3] % self.patch == 0
+        check_legal("patch", self.patch, legal, f"a divisor of the target's height {shape[2]} and width {shape[3]}")
 
     def forward(self, z_BCTHW: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
         """``(B, C, T, H, W)``, times ``(B, T)``, text features -> estimate ``(B, C, T, H, W)``.

@@ -64,6 +64,10 @@ class TextToVideo(Maker):
         self.encoders = nn.ModuleDict(encoders)
         if not 0 <= train_frames <= shape[1]:
             raise RecipeError(f"task.train_frames: {train_frames}, expected 0 to {shape[1]}, the frames of a clip")
+        if train_frames and generator.whole_clips:
+            raise RecipeError(
+                f"task.train_frames: {train_frames}, but the generator learns from whole clips; expected 0"
+            )
         if train_frames and codec.target_shape(shape)[1] != shape[1]:
             raise RecipeError(f"task.train_frames: {train_frames}, but the codec joins frames; expected 0, all of them")
         self.codec = codec.requires_grad_(False)
@@ -153,10 +157,11 @@ class TextToVideo(Maker):
             if key not in self._cache:
                 # by itself: its last bits must not hang on its neighbours, or a resumed run would be another one
                 made = self.codec.encode(batch.video[row : row + 1])[0]
-                self._cache[key] = (made.half() if made.is_floating_point() else made).cpu()
+                self._cache[key] = made.to(_kept_as(self.codec)).cpu()
         kept = [self._cache[key] for key in batch.keys]
         # each by itself: stacking 16-bit floats is refused under a processor's autocast
-        target = torch.stack([one.float() if one.is_floating_point() else one for one in kept]).to(batch.video.device)
+        whole = [one.float() if one.is_floating_point() else one.long() for one in kept]
+        target = torch.stack(whole).to(batch.video.device)
         return target if frames is None else target[:, :, frames]
 
     @torch.no_grad()
@@ -205,14 +210,21 @@ class TextToVideo(Maker):
         return video
 
 
-def check_cache(name: str, data: Dataset, target: Shape) -> None:
+def _kept_as(codec: Codec) -> torch.dtype:
+    """How a number of a cached target is kept: in 16 bits, but tokens that need more in 32."""
+    if codec.kind == "continuous":
+        return torch.float16
+    return torch.int16 if codec.vocab <= 2**15 else torch.int32
+
+
+def check_cache(name: str, data: Dataset, codec: Codec, target: Shape) -> None:
     """Refuses ``cache_targets`` for ``data`` called ``name`` whose clips change, or whose targets are too many."""
     if not data.fixed:
         raise RecipeError(
             f"task.cache_targets: true, but data {name} does not promise the same clips in every epoch "
             "(a folder does without flip, crop_jitter and random sampling); expected false"
         )
-    need = 2 * len(data) * prod(target)
+    need = _kept_as(codec).itemsize * len(data) * prod(target)
     if need > CACHE_BYTES:
         raise RecipeError(
             f"task.cache_targets: true, and {len(data):,} clips would take {need / 2**30:.0f} GiB of memory, "

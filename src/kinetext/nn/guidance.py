@@ -1,0 +1,22 @@
+"""Classifier-free guidance: a network asked with a text and without, and what lies beyond the difference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kinetext.types import Features
+
+
+def sides(cond: Features, negative: Features | None) -> Features:
+    """The condition of B rows, and below it, for as many rows, the one to lead away from: ``negative``, or no text."""
+    other = negative or Features(cond.x, torch.zeros_like(cond.mask))
+    return Features(torch.cat([cond.x, other.x]), torch.cat([cond.mask, other.mask]))
+
+
+def mixed(both: Tensor, scale: float) -> Tensor:
+    """What a network says of both ``sides``, ``(2B, ...)`` -> ``(B, ...)``: without + scale (with - without) (Ho &
+    Salimans 2022, eq. 6, with scale = 1 + w).
+    """
+    with_text, without = both.chunk(2)
+    return without + scale * (with_text - without)
