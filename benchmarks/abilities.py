@@ -159,7 +159,9 @@ def change(maker: Pipeline, data: Dataset, args: argparse.Namespace) -> None:
 
 def memory(maker: Pipeline, data: Dataset, args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        request = Request(seconds=args.frames / maker.run.meta.fps, steps=args.steps, guidance=args.guidance)
+        seconds = args.frames / maker.run.meta.fps
+        history = args.history if args.frames > (maker.run.meta.video_shape or (0, 0))[1] else None
+        request = Request(seconds=seconds, steps=args.steps, guidance=args.guidance, history=history)
         maker.write(next(samples(data, 1))[1], [Path(folder) / "clip.mp4"], request)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
@@ -167,6 +169,9 @@ def memory(maker: Pipeline, data: Dataset, args: argparse.Namespace) -> None:
 def _peak(args: argparse.Namespace, frames: int) -> float:
     """MiB of a process of its own that makes so many frames."""
     command = [sys.executable, __file__, "memory", args.model, *args.changes, "--frames", str(frames)]
+    for name in ("history", "steps", "guidance"):
+        if (value := getattr(args, name)) is not None:
+            command += [f"--{name}", str(value)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 

@@ -188,7 +188,7 @@ def test_interpolate(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
         out = tmp_path / "out.mp4"
         assert cli("interpolate", plain, "--factor", 3, "-o", out, "--model", runs.maker, *options).code == 0
         assert (video.read_provenance(out) or {})["prompt"] == prompt
-    refused(cli("interpolate", clip, "-o", clip), "is the clip itself")
+    refused(cli("interpolate", clip, "-o", clip), "is what the clip is made from")
     refused(cli("interpolate", clip, "--factor", 16), "factor: 16, expected 2 to 15")
     refused(cli("interpolate", clip, "--model", runs.reader), "expected text_to_video")
     refused(cli("interpolate", tmp_path / "no.mp4"), "no.mp4")

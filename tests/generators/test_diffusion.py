@@ -330,7 +330,7 @@ def test_what_makes_no_sense_is_refused() -> None:
 
 
 def test_what_cannot_sample_is_refused() -> None:
-    with pytest.raises(ValueError, match='clamp: 0.0, expected > 0 with prediction = "eps"'):
+    with pytest.raises(ValueError, match=r'clamp: 0\.0, expected > 0 with prediction = "eps"'):
         Diffusion(prediction="eps")
     with pytest.raises(ValueError, match="heads: 0, expected >= 1"):
         Diffusion(heads=0)

@@ -291,3 +291,21 @@ def test_interpolation_refuses(maker: Pipeline, files: SimpleNamespace, monkeypa
     monkeypatch.setattr(Flow, "abilities", frozenset({"guidance"}))
     with pytest.raises(DataError, match=r"factor: .* can't do that"):
         maker.interpolate(files.clip, factor=2)
+
+
+def test_what_a_clip_is_made_from_is_not_written_over(maker: Pipeline, files: SimpleNamespace, tmp_path: Path) -> None:
+    own = tmp_path / "own.mp4"
+    own.write_bytes((files.clip).read_bytes())
+    with pytest.raises(DataError, match=r"own\.mp4 is what the clip is made from \(video\)"):
+        maker.write("digit 3", [own], Request(video=own, keep=3))
+    with pytest.raises(DataError, match=r"own\.mp4 is what the clip is made from \(source\)"):
+        maker.interpolate(own, factor=2).save(own)
+    assert own.read_bytes() == (files.clip).read_bytes()
+
+
+def test_a_mask_that_leaves_no_whole_cell_is_refused(maker: Pipeline, files: SimpleNamespace, tmp_path: Path) -> None:
+    stripes = torch.full((1, 1, 64, 64), -1.0)
+    stripes[..., ::4] = 1
+    video.write_png(tmp_path / "stripes.png", stripes)
+    with pytest.raises(DataError, match=r"mask: .*stripes\.png leaves no whole cell"):
+        maker.generate("digit 3", video=files.clip, mask=tmp_path / "stripes.png")

@@ -136,8 +136,11 @@ def test_batches_are_stored_as_a_whole(maker: Pipeline, tmp_path: Path) -> None:
     request = Request(num=3, batch=3)
     with broken_decoder(maker, after=1), pytest.raises(MemoryError):
         maker.write(PROMPT, paths, request)
-    assert names(tmp_path) == ["clip-0.mp4", "clip-1.latents.safetensors", "clip-2.latents.safetensors"]
-    maker.write(PROMPT, paths, request)
+    assert names(tmp_path) == ["clip-0.latents.safetensors", "clip-0.mp4", *names(tmp_path)[2:]]
+    assert names(tmp_path)[2:] == ["clip-1.latents.safetensors", "clip-2.latents.safetensors"]
+    with counted(maker) as calls:
+        maker.write(PROMPT, paths, request)
+    assert not calls, "what was made is not made again"
     assert names(tmp_path) == [path.name for path in paths]
     for path, clip in zip(paths, maker.generate(PROMPT, num=3, batch=3), strict=True):
         clip.save(tmp_path / "other.mp4")

@@ -203,10 +203,14 @@ def test_codecs_that_join_frames(case: str, tmp_path: Path, monkeypatch: pytest.
     given = torch.randint(0, 256, (6, 64, 64, 1), generator=rng("given")).to(torch.uint8)
     video.write(tmp_path / "given.mp4", given, fps=8, crf=0)
     given = torch.stack(list(video.stream(tmp_path / "given.mp4", size=64, channels=1)), 1)
-    clip = joining.generate(PROMPT, video=tmp_path / "given.mp4")[0].video
-    assert torch.equal(clip[:, :6], given)
-    assert not torch.equal(clip[:, 6:], plain[:, 6:])
-    assert torch.equal(joining.generate(PROMPT, video=tmp_path / "given.mp4", seconds=4)[0].video[:, :6], given)
+    keep = 5 if kind.one else 6
+    clip = joining.generate(PROMPT, video=tmp_path / "given.mp4", keep=keep)[0].video
+    assert torch.equal(clip[:, :keep], given[:, :keep])
+    assert not torch.equal(clip[:, keep:], plain[:, keep:])
+    longer = joining.generate(PROMPT, video=tmp_path / "given.mp4", keep=keep, seconds=4)[0].video
+    assert torch.equal(longer[:, :keep], given[:, :keep])
+    with pytest.raises(DataError, match=rf"keep: {keep - 1}, but the codec of .* joins frames; expected one of "):
+        joining.generate(PROMPT, video=tmp_path / "given.mp4", keep=keep - 1)
 
     video.write_png(tmp_path / "one.png", given[:, :1])
     if kind.one:

@@ -182,6 +182,9 @@ def test_variable_rate_keeps_its_times(tmp_path: Path) -> None:
     assert timeline(path).times.tolist() == pytest.approx([0, 0.04, 0.08, 1.0, 1.04, 2.0])
     assert numbers(video.read_clip(path, num_frames=2, size=8, start=0.9, end=1.02)) == [2, 3]
     assert video.probe(path).fps == pytest.approx(6 / video.probe(path).duration, rel=0.01)
+    assert not video.is_steady(path)
+    mux(path, kind="mp4", codec="libx264", num_frames=6)
+    assert video.is_steady(path)
 
 
 # The stored picture has red at its top left, green at its top right; the corners after turning, clockwise from

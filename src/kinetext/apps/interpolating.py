@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kinetext import video
 from kinetext.pipeline import Pipeline
-from kinetext.types import DataError, Progress
+from kinetext.types import Progress
 
 MODEL = "digits"  # of clips that no model of ours made
 
@@ -39,8 +39,6 @@ def interpolate(
     """
     said = video.read_provenance(path) or {}
     out = out or path.with_name(f"{path.stem}-x{factor}.mp4")
-    if out.resolve() == path.resolve():
-        raise DataError(f"out: {out} is the clip itself, which would be lost; expected another name")
     text = str(said.get("prompt", "")) if prompt is None else prompt
     pipeline = Pipeline.load(model or str(said.get("model", MODEL)), device)
     clip = pipeline.interpolate(path, factor=factor, prompt=text, seed=seed, steps=steps, guidance=guidance)

@@ -40,7 +40,7 @@ def generate(
 ) -> None:
     """Make clips from a prompt, and from pictures and videos where they are given.
 
-    Stopped or out of disk while a clip is written, the same command goes on from what was made.
+    Stopped or out of disk while a clip is written, the same command goes on from what was made of it.
     """
     from kinetext.apps import terminal
     from kinetext.making import Request
@@ -125,7 +125,7 @@ def demo(
 def _numbers(text: str | None) -> tuple[int, ...]:
     """ "1,2,3" as numbers."""
     try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
+        return () if text is None else tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise typer.BadParameter(
             f"--seeds {text}: expected whole numbers with commas between, such as 1,2,3"

@@ -79,10 +79,6 @@ class Stored:
         with whole(self.path(window)) as temporary:
             temporary.write_bytes(ready)
 
-    def found(self) -> bool:
-        """Whether there are any, of whatever clip."""
-        return bool(self._paths())
-
     def remove(self) -> None:
         for path in self._paths():
             path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from kinetext.making.latents import Held, Latents, Stored
 from kinetext.making.layout import Layout, layout
 from kinetext.making.requests import Plan
 from kinetext.tasks.text_to_video import TextToVideo
-from kinetext.types import Batch, Known, Progress, Sample, Start
+from kinetext.types import Batch, DataError, Known, Progress, Sample, Start
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Maker:
         Raises:
             KinetextError: a clip can't be made or written.
         """
+        _check_paths(plans, paths)
         total, done = sum(self.layout(plan).windows(plan.num_frames) for plan in plans), 0
         names = iter(paths)
         for group in _groups(plans):
@@ -118,6 +119,7 @@ class Maker:
                         done += 1
                         if progress:
                             progress(done, total)
+            for latents in stored:  # not before all are written: those made at once would all be made again
                 latents.remove()
 
     @torch.no_grad()
@@ -196,6 +198,10 @@ class Maker:
             target = torch.cat([carried[None].to(target), target[:, :, carried.shape[1] :]], 2)
             mask[:, :, : carried.shape[1]] = True
         if not mask.any():
+            if plan.mask is not None and start is None:
+                raise DataError(
+                    f"mask: {plan.mask.path} leaves no whole cell of the codec, so nothing of the video is known"
+                )
             return None, start
         whole = mask.flatten(3).all(3)[:, 0]
         if bool((whole[:, None, :, None, None] == mask).all()):
@@ -245,6 +251,16 @@ def machine(device: torch.device) -> dict[str, str]:
     """What of the machine a result's last bits hang on."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else runtime.cpu_name()
     return {"torch": torch.__version__, "device": device.type, "processor": processor or platform.machine()}
+
+
+def _check_paths(plans: Sequence[Plan], paths: Sequence[Path]) -> None:
+    """Refuses to write over a file that a clip is made from."""
+    sources = {Path(file.path).resolve(): name for plan in plans for name, file in plan.files().items()}
+    for path in paths:
+        if (name := sources.get(path.resolve())) is not None:
+            raise DataError(
+                f"out: {path} is what the clip is made from ({name}), and would be lost; expected another name"
+            )
 
 
 def _groups(plans: Sequence[Plan]) -> Iterator[Sequence[Plan]]:

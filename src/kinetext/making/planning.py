@@ -68,6 +68,8 @@ def plan_between(
     frames, fps = video.count_frames(path), video.probe(path).fps
     if frames < 2:
         raise DataError(f"{path}: one frame, expected two or more to make others between")
+    if not video.is_steady(path):
+        raise DataError(f"{path}: its frames are not all shown for as long; expected a constant frame rate")
     window = maker.task.shape[1]
     if maker.grid.joins:
         raise DataError(
@@ -135,7 +137,7 @@ def _check_abilities(maker: Maker, plan: Plan) -> None:
         if ability not in generator.abilities and any(options.values()):
             option = next(name for name, wanted in options.items() if wanted)
             can = joined(sorted(generator.abilities))
-            kind = type(generator).__name__.lower()
+            kind = maker.run.recipe.generator and maker.run.recipe.generator.name
             raise DataError(f"{option}: {maker.name} can't do that, its generator ({kind}) can: {can}")
 
 
@@ -170,3 +172,18 @@ def _check_known(maker: Maker, name: str, frames: int) -> None:
     stays[:, :frames] = True
     if not maker.grid.known(stays).any():
         raise DataError(f"{name}: {frames} frames are given, and the codec of {maker.name} joins more into one")
+    if name == "keep" and maker.grid.joins and frames < len(stays[0]):
+        told = [count for count in range(1, len(stays[0]) + 1) if _ends_a_cell(maker, count)]
+        if frames not in told:
+            raise DataError(
+                f"keep: {frames}, but the codec of {maker.name} joins frames; expected one of {joined(told)}"
+            )
+
+
+def _ends_a_cell(maker: Maker, frames: int) -> bool:
+    """Whether the last of so many first frames completes one that the codec makes of several."""
+    stays = torch.zeros(2, *maker.task.shape[1:], dtype=torch.bool)
+    stays[0, : frames - 1] = True
+    stays[1, :frames] = True
+    before, after = maker.grid.known(stays).flatten(1).sum(1).tolist()
+    return bool(after > before)

@@ -202,7 +202,9 @@ class Plan:
             return TypeAdapter(cls).validate_python({name: value for name, value in said.items() if name in own})
         except ValidationError as error:
             first = error.errors()[0]
-            raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+            raise DataError(
+                f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+            ) from error
 
 
 _NEEDED = frozenset({"prompt", "seed", "index", "steps", "guidance", "fps", "precision", "num_frames"})

@@ -19,7 +19,7 @@ from kinetext.video.reading import (
     read_provenance,
     to_float,
 )
-from kinetext.video.streaming import count_frames, stream
+from kinetext.video.streaming import count_frames, is_steady, stream
 from kinetext.video.writing import Writer, frame_rate, to_bytes, write, write_gif, write_png
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "check_region",
     "count_frames",
     "frame_rate",
+    "is_steady",
     "probe",
     "read_all",
     "read_clip",

@@ -17,6 +17,16 @@ from kinetext.video.frames import Timeline, frames, timeline
 from kinetext.video.reading import WHOLE, Fit, Region, check_options, check_region, shaped, to_float
 
 
+def is_steady(path: str | Path) -> bool:
+    """Whether every frame of a file is shown for as long as the others, but for the rounding of its times.
+
+    Raises:
+        VideoError: the file is missing or broken.
+    """
+    gaps = np.diff(timeline(Path(path)).times)
+    return len(gaps) == 0 or float(np.ptp(gaps)) <= max(2e-3, 0.05 * float(gaps.mean()))
+
+
 def count_frames(path: str | Path, fps: float | None = None) -> int:
     """How many frames ``stream`` gives of a file, >= 1.
 
