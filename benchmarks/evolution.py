@@ -92,7 +92,7 @@ class Plan:
         return self.asked.runs / name
 
     def finished(self, name: str) -> bool:
-        """Whether it is trained, as it is asked for.
+        """Whether it is trained, as it is asked for; where nothing is to be trained, as it may be.
 
         Raises:
             KinetextError: what is there was trained by another recipe.
@@ -100,7 +100,7 @@ class Plan:
         path = self.run(name)
         if not (path / "recipe.toml").is_file():
             return False
-        if assemble.open_path(path).recipe != assemble.resolve(self.recipe(name)):
+        if not self.asked.judge_only and assemble.open_path(path).recipe != assemble.resolve(self.recipe(name)):
             raise KinetextError(f"{path}: is a run of another recipe or budget; delete it, or choose another --runs")
         return (path / "evaluation.json").is_file()
 
@@ -219,6 +219,7 @@ def facts(run: Run, asked: argparse.Namespace, plan: Plan | None, name: str) -> 
     usage = asked.runs / f"{name}.usage.json"
     known = usage.is_file() and alone()  # an accelerator's memory is not seen from outside
     return {
+        "budget": train.minutes / (2 if train.clock == "processor" else 1),
         "minutes": last.get("train/seconds", 0.0) / 60,
         "clock": train.clock,
         "steps": steps,
@@ -274,12 +275,14 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan | None
     if results["methods"] and results["sizes"] != sizes:
         raise KinetextError(f"{path}: measured with {results['sizes']}, and this is {sizes}; choose another --results")
     opened = {method: assemble.open_run(str(folder)) for method, folder in runs.items()}
-    first = next(iter(opened.values()))
-    for run in opened.values():
-        if run.recipe.data != first.recipe.data:
-            raise KinetextError(f"{run.path}: section data differs from that of {first.path}; they can't be compared")
-    sets = draw(world, first.recipe, asked.clips, asked.prompts, asked.times)
-    jury = Jury(world, first.recipe, first.meta, sets, asked.reader, asked.pool)
+    here = [f"data.root={asked.data / world.root}"] if world.root and (asked.data / world.root).is_dir() else []
+    recipes = {method: assemble.with_data(run.recipe, here) for method, run in opened.items()}
+    (method, recipe), *others = recipes.items()
+    for other, one in others:
+        if one.data != recipe.data:
+            raise KinetextError(f"{other}: section data differs from that of {method}; they can't be compared")
+    sets = draw(world, recipe, asked.clips, asked.prompts, asked.times)
+    jury = Jury(world, recipe, opened[method].meta, sets, asked.reader, asked.pool)
     print("real clips: judging", flush=True)
     results |= {"world": world.name, "sizes": sizes, "real": {**jury.ceiling(), **origin()}}
     results["prompts"] = prompt_notes(sets)
@@ -288,7 +291,7 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan | None
         print(f"{method}: judging", flush=True)
         folder, name = asked.runs / "clips" / f"{world.prefix}{method}", world.recipe(method).stem
         found = entry(run, jury, sets, folder)
-        trained = {"budget": None if method in asked.at else asked.budget, **facts(run, asked, plan, name)}
+        trained = facts(run, asked, plan, name)
         results["methods"][method] = {"training": trained, **found, "weights": run.weights_hash(), **origin()}
         write_strip(asked.docs, world, method, sets, Clips.of(made_clips(folder), sets))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -300,6 +303,8 @@ def train(plan: Plan, methods: Sequence[str], asked: argparse.Namespace) -> list
     budget = budget_of(asked.budget)
     names = [plan.add(plan.world.recipe(method), budget) for method in methods if method not in asked.at]
     jobs = [job for name in plan.recipes if (job := plan.job(name))] if not asked.judge_only else []
+    needed = {first for job in jobs for first in job.needs}
+    jobs.sort(key=lambda job: job.name not in needed)  # or what waits for them would be alone at the end
     training = {job.name for job in jobs}
     for name in names:
         if name in training or plan.finished(name):

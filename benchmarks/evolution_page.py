@@ -26,7 +26,8 @@ from kinetext.types import Sample
 EACH = 4  # prompts of either kind on a strip
 SIDE = 64  # pixels of a frame
 EDGE = 1  # pixels around a frame on a strip
-LEFT, TOP, GAP = 118, 44, 6  # pixels of the sheet
+LEFT, LINE, GAP = 118, 13, 6  # pixels of the sheet
+COLOURS = 128
 FRAME_MS = 125
 NOT_RUN = "not run yet"
 Result = Mapping[str, Any]
@@ -62,7 +63,8 @@ def write_strip(docs: Path, world: World, name: str, sets: Sets, clips: Clips) -
     rows = torch.stack([of[kind][place] for kind, place in strip_prompts(sets)])
     save_grid(as_video(rows), path)
     picture = Image.open(path)
-    picture.quantize(32 if picture.mode == "L" else 128, dither=Image.Dither.NONE).save(path, optimize=True)
+    few = 32 if picture.mode == "L" else 256
+    picture.quantize(few, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def write_page(docs: Path, world: World, results: Result) -> None:
@@ -268,7 +270,9 @@ def write_sheet(docs: Path, world: World, names: Sequence[str], prompts: Sequenc
     """The contact sheet, a GIF: a row a method, a column a prompt."""
     strips = [Image.open(strip_path(docs, world, name)) for name in names]
     cell, font = SIDE + 2 * EDGE, ImageFont.load_default(11)
-    width, height = LEFT + len(prompts) * (cell + GAP), TOP + len(names) * (cell + GAP)
+    said = [wrapped(prompt["short"], 12) for prompt in prompts]
+    top = 6 + LINE * (1 + max(text.count("\n") + 1 for text in said))
+    width, height = LEFT + len(prompts) * (cell + GAP), top + len(names) * (cell + GAP)
     frames = []
     for time in range(strips[0].width // cell):
         page = Image.new("RGB", (width, height), "white")
@@ -276,18 +280,19 @@ def write_sheet(docs: Path, world: World, names: Sequence[str], prompts: Sequenc
         for column, prompt in enumerate(prompts):
             x = LEFT + column * (cell + GAP)
             draw.text((x, 4), prompt["kind"], "#0b68cb" if prompt["kind"] == "unseen" else "#60646c", font)
-            draw.multiline_text((x, 17), wrapped(prompt["short"], 12), "#1c2024", font, spacing=1)
+            draw.multiline_text((x, 4 + LINE), said[column], "#1c2024", font, spacing=1)
         for row, (name, strip) in enumerate(zip(names, strips, strict=True)):
-            y = TOP + row * (cell + GAP)
+            y = top + row * (cell + GAP)
             draw.text((6, y + cell // 2 - 7), name, "#1c2024", font)
             for column in range(len(prompts)):
                 box = (time * cell, column * cell, (time + 1) * cell, (column + 1) * cell)
                 page.paste(strip.crop(box), (LEFT + column * (cell + GAP), y))
-        frames.append(page.quantize(48, dither=Image.Dither.NONE))
+        # by what is rare too: a small shape must keep its colour beside a method that makes noise
+        frames.append(page.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, optimize=True)
 
 
-def wrapped(text: str, width: int, most: int = 2) -> str:
+def wrapped(text: str, width: int, most: int = 4) -> str:
     """At most ``most`` lines of about ``width`` characters."""
     lines = [""]
     for word in text.split():
@@ -297,13 +302,11 @@ def wrapped(text: str, width: int, most: int = 2) -> str:
 
 
 def prompt_notes(sets: Sets) -> list[dict[str, str]]:
-    """What the strips and the sheet show: kind, text, and labels in short."""
+    """What the strips and the sheet show: kind, text, and labels in short, "orange square small up brown"."""
     of = {"seen": sets.seen.samples, "unseen": sets.unseen.samples}
     notes = []
     for kind, place in strip_prompts(sets):
         sample = of[kind][place]
-        short = ", ".join(name for names in sample.labels.values() for name in names)
-        notes.append(
-            {"kind": kind, "text": sample.text or "", "short": short if len(sample.labels) == 1 else sample.text or ""}
-        )
+        words = [word for names in sample.labels.values() for name in names for word in name.split()]
+        notes.append({"kind": kind, "text": sample.text or "", "short": " ".join(dict.fromkeys(words))})
     return notes

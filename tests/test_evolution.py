@@ -174,7 +174,7 @@ def test_page_shows_what_has_been_run_and_what_has_not() -> None:
     assert new == "a\n<!-- digits: made by benchmarks/evolution.py -->\n\nnew \\1\n\n<!-- digits: end -->\nb\n"
     with pytest.raises(ValueError, match="no <!-- shapes"):
         evolution_page.between(page, "shapes", "")
-    assert evolution_page.wrapped("a large red circle bounces", 12) == "a large red\ncircle"
+    assert evolution_page.wrapped("a large red circle bounces", 12, 2) == "a large red\ncircle"
     assert evolution_page.table(["a", "b"], [["1"]]) == "| a | b |\n| --- | --- |\n| 1 |  |"
 
 
@@ -195,7 +195,7 @@ def test_a_run_goes_through_all_of_it(runs: SimpleNamespace, tmp_path: Path, mon
         "--batch",
         "8",
     ]
-    words += [f"--{name}={tmp_path / name}" for name in ("results", "docs", "runs")] + [
+    words += [f"--{name}={tmp_path / name}" for name in ("results", "docs", "runs", "data")] + [
         "--methods",
         "flow",
         "--pool",
