@@ -29,8 +29,8 @@ class Gan(Generator):
     Adversarial Text to Image Synthesis", algorithm 1): a real clip with the text of another one is to be told too.
     Each minimises, with real clips x and the wrong text s',
 
-        bce    softplus(-D(x, s)) + softplus(D(G(z, s), s)) + m softplus(D(x, s'))
-        hinge  relu(1 - D(x, s)) + relu(1 + D(G(z, s), s)) + m relu(1 + D(x, s'))
+        bce    softplus(-D(x, s)) + (1 - m) softplus(D(G(z, s), s)) + m softplus(D(x, s'))
+        hinge  relu(1 - D(x, s)) + (1 - m) relu(1 + D(G(z, s), s)) + m relu(1 + D(x, s'))
 
     and G the sum over all three of softplus(-D(G(z, s), s)) (bce; Goodfellow et al. 2014, section 3) or
     -D(G(z, s), s) (hinge; Lim & Ye 2017, eq. 10 and 11; Miyato et al. 2018, eq. 16 and 17). D is kept smooth by
@@ -55,7 +55,8 @@ class Gan(Generator):
         views: discriminators, one or more of "video", "frame", "motion"; "motion" needs two frames.
         frames_seen: how many frames, and neighbouring pairs, of a clip a training step shows, >= 1.
         objective: "hinge" or "bce".
-        mismatch: weight m of real clips with wrong text, >= 0.
+        mismatch: share m, in [0, 1), of real clips with wrong text in what is to be refused. What is to be refused weighs
+            as much as what is to be accepted: else a discriminator is best off refusing everything, and stays there.
         r1: weight of R1, >= 0.
         r1_every: k of R1, >= 1.
         spectral_norm: of the discriminators.
@@ -84,7 +85,7 @@ class Gan(Generator):
         views: tuple[View, ...] = ("video", "frame", "motion"),
         frames_seen: int = 2,
         objective: AdversarialLoss = "hinge",
-        mismatch: float = 1.0,
+        mismatch: float = 0.5,
         r1: float = 1.0,
         r1_every: int = 8,
         spectral_norm: bool = False,
@@ -96,7 +97,7 @@ class Gan(Generator):
         for name, value in (("time_levels", time_levels), ("blocks", blocks), ("motion_noise", motion_noise)):
             check_legal(name, value, value >= 0, ">= 0")
         check_legal("frames_seen", frames_seen, frames_seen >= 1, ">= 1")
-        check_legal("mismatch", mismatch, mismatch >= 0, ">= 0")
+        check_legal("mismatch", mismatch, 0 <= mismatch < 1, "in [0, 1)")
         check_legal("r1", r1, r1 >= 0, ">= 0")
         check_legal("r1_every", r1_every, r1_every >= 1, ">= 1")
         least = ("video", "frame") if num_frames < 2 else ("video", "frame", "motion")
@@ -175,6 +176,7 @@ class Gan(Generator):
     ) -> Losses:
         """What the discriminators lose on real and made clips."""
         other, wrong = self._wrong(text, has, rng)
+        share = self.mismatch * wrong.any().float()  # where no text is wrong, all that is refused is made
         punished = bool(torch.rand((), generator=rng, device=real.device) * self.r1_every < 1)
         total = torch.zeros((), device=real.device)
         parts: dict[str, Tensor] = {}
@@ -188,7 +190,8 @@ class Gan(Generator):
             mixed = critic.score(h_real, _each(other, times), torch.ones_like(_each(has, times)))
             mismatched = _each(wrong, times)
             unmatched = self._refuses(mixed).masked_fill(~mismatched, 0.0).sum() / mismatched.sum().clamp(min=1)
-            total = total + self._accepts(right).mean() + self._refuses(fake).mean() + self.mismatch * unmatched
+            refused = (1 - share) * self._refuses(fake).mean() + share * unmatched
+            total = total + self._accepts(right).mean() + refused
             parts[f"told_{view}"] = (right.detach() > fake.detach()).float().mean()
         if self.r1 and punished and torch.is_grad_enabled():
             penalty = self.penalty(views_real, text, has)
