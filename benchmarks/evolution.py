@@ -77,6 +77,7 @@ class Plan:
         changes += budget
         recipe, before = Recipe.load(path), []
         sources = {f"init.{part}": source for part, source in recipe.init.items()}
+        sources["evaluate.reader"] = recipe.evaluate.reader
         sources["task.reward"] = str(recipe.task.args.get("reward", ""))
         sources["method.teacher"] = str(recipe.method.args.get("teacher", "")) if recipe.method else ""
         for key, source in sources.items():
@@ -344,7 +345,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     asked = parser.parse_args(words)
     asked.data, asked.at = asked.data.resolve(), {k: Path(v) for k, _, v in (one.partition("=") for one in asked.at)}
     world = WORLDS[asked.world]
-    asked.reader = asked.reader or world.reader
+    trained = Path(world.reader).parent == Path("runs")  # by its recipe, before the methods that it judges
+    asked.reader = asked.reader or (str(asked.runs / Path(world.reader).name) if trained else world.reader)
     wrong = [name for name in (*(asked.methods or ()), *asked.at) if name not in world.methods]
     if wrong:
         parser.error(f"{wrong[0]}: no method, expected one of {', '.join(world.methods)}")
