@@ -39,9 +39,7 @@ class Modulated(nn.Module):
     def __init__(self, width: int, signal_dim: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(8, width, affine=False)
-        self.scale_shift = nn.Linear(signal_dim, 2 * width)
-        nn.init.normal_(self.scale_shift.weight, std=0.02)
-        nn.init.zeros_(self.scale_shift.bias)
+        self.scale_shift = _begun(nn.Linear(signal_dim, 2 * width), 0.5)
 
     def forward(self, x_BDTHW: Tensor, signal_BD: Tensor) -> Tensor:
         scale, shift = self.scale_shift(signal_BD)[:, :, None, None, None].chunk(2, 1)
@@ -93,12 +91,12 @@ class ClipDeconvolution(nn.Module):
         strides = doublings(levels, time_levels)
         self.base = (grid[0] >> time_levels, grid[1] >> levels, grid[2] >> levels)
         first, signal = width_at(dim, len(strides)), 4 * dim
-        self.text = nn.Linear(cond_dim, signal)
-        self.noise = nn.Linear(noise, signal)
-        self.signal = nn.Sequential(nn.SiLU(), nn.Linear(signal, signal), nn.SiLU())
+        self.text = _begun(nn.Linear(cond_dim, signal), 1.0)
+        self.noise = _begun(nn.Linear(noise, signal), 1.0)
+        self.signal = nn.Sequential(nn.SiLU(), _begun(nn.Linear(signal, signal), 1.5), nn.SiLU())
         self.path = nn.GRU(motion, motion, batch_first=True) if motion else None
         cells = prod(self.base[1:] if motion else self.base)
-        self.start = nn.Linear(signal + motion, first * cells)
+        self.start = _begun(nn.Linear(signal + motion, first * cells), 1.0)
         widths = [width_at(dim, len(strides) - i) for i in range(len(strides) + 1)]
         self.ups = nn.ModuleList(
             _Up(width, after, stride, blocks, signal)
@@ -109,7 +107,7 @@ class ClipDeconvolution(nn.Module):
 
     def forward(self, noise_BD: Tensor, motion_BTD: Tensor | None, text_BD: Tensor) -> Tensor:
         """-> ``(B, C, T, H, W)``; ``motion_BTD`` has one row for every frame of the base grid."""
-        signal = self.signal(self.noise(noise_BD) + self.text(text_BD))
+        signal = self.signal(self.noise(noise_BD) + self.text(_scaled(text_BD)))
         frames, height, width = self.base
         if self.path is None or motion_BTD is None:
             x = self.start(signal).unflatten(1, (-1, *self.base))
@@ -158,7 +156,7 @@ class Critic(nn.Module):
         self.hidden = 4 * dim
         layers += [nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(widths[-1] * cells, self.hidden), nn.LeakyReLU(0.2)]
         self.body = nn.Sequential(*layers)
-        self.real = nn.Linear(self.hidden, 1)
+        self.real = nn.Linear(self.hidden, 1, bias=False)  # the features have one
         self.match = nn.Linear(cond_dim, self.hidden)
         for module in list(self.modules()):
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -191,6 +189,20 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x + self.conv(F.leaky_relu(x, 0.2))) / 2**0.5
+
+
+def _begun(linear: nn.Linear, gain: float) -> nn.Linear:
+    """Starts with outputs ``gain`` times as large as inputs, and no bias: else all clips would begin alike, since norms
+    enlarge whatever is common to them, and a game that begins so does not get away from it.
+    """
+    nn.init.normal_(linear.weight, std=gain / linear.in_features**0.5)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _scaled(text_ND: Tensor) -> Tensor:
+    """Pooled text at a root mean square of 1: a mean over many words is small beside noise."""
+    return F.rms_norm(text_ND, text_ND.shape[-1:], eps=1e-6)
 
 
 def _conv(before: int, after: int, stride: Stride) -> nn.Module:
