@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,6 +102,16 @@ def test_cross_entropies_in_closed_form() -> None:
         (soft(torch.tensor(-0.5)) + soft(torch.tensor(2.0))) / 2,
     ]
     assert parts(given) == pytest.approx((float(kind), float((rows[0] + 3 * rows[1]) / 4)))
+
+
+def test_the_sum_of_tags_is_the_likelihood_of_the_set() -> None:
+    """Of independent tags, by the probability of every set: P(x) = sigmoid(0.5), P(y) = sigmoid(-2)."""
+    given = batch(2, kind=[0, 2], tags=[[1, 0], [1, 1]], weight=torch.tensor([1.0, 3.0]))
+    x, y = TAG_LOGITS.sigmoid().tolist()
+    likelihood = -(np.log(x * (1 - y)) + 3 * np.log(x * y)) / 4
+    kind, tags = parts(given, multi_label="sum")
+    assert tags == pytest.approx(likelihood)
+    assert kind == parts(given)[0]
 
 
 def test_balanced_weights_in_closed_form() -> None:

@@ -33,6 +33,9 @@ class Classification(Task):
             of them, either with equal chance (Neverova et al. 2016, "ModDrop", section 4.2).
         label_smoothing: share in [0, 1) of the target that is spread over all classes (Szegedy et al.
             2016, section 7); a multi-label target goes from {0, 1} to {s / 2, 1 - s / 2}.
+        multi_label: what the classes of a multi-label column make together: "mean" of their entropies; or "sum", the negative
+            log-likelihood of the whole set of labels, as cross-entropy is that of a class. Beside other columns a
+            column of many classes learns very slowly with "mean", since each of its classes counts that much less.
         dropout: on the pooled features, in [0, 1).
         frozen: modalities whose encoders stay as they begin; what they make of a clip that is the same in every
             epoch is kept on disk, so that they run once a clip.
@@ -52,6 +55,7 @@ class Classification(Task):
         class_weights: Literal["none", "balanced"] = "none",
         modality_dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        multi_label: Literal["mean", "sum"] = "mean",
         dropout: float = 0.0,
         frozen: tuple[Modality, ...] = (),
     ) -> None:
@@ -66,6 +70,7 @@ class Classification(Task):
         self.frozen = frozen
         self.targets = chosen(columns, targets, numeric=False)
         self.modality_dropout, self.label_smoothing = modality_dropout, label_smoothing
+        self.multi_label = multi_label
         self.dropout = nn.Dropout(dropout)
         dim = width(encoders, fusion)
         # a list, since a column may have a name that a ModuleDict can't hold ("type", "a.b")
@@ -91,7 +96,8 @@ class Classification(Task):
                 raise RecipeError(f"task.targets: no column {target.name!r} in {joined(sorted(batch.labels))}")
             labels, weight = batch.labels[target.name], self.get_buffer(f"class_weight_{place}")
             one = _multi_label if target.multi else _single_label
-            parts[f"{target.name}/loss"] = one(logits, labels, batch.weight, weight, self.label_smoothing)
+            times = len(target.classes) if target.multi and self.multi_label == "sum" else 1
+            parts[f"{target.name}/loss"] = times * one(logits, labels, batch.weight, weight, self.label_smoothing)
         total = torch.stack(list(parts.values())).mean()
         return Losses(total, {name: part.detach() for name, part in parts.items()})
 
