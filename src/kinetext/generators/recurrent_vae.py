@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.annealing import Ramp
 from kinetext.nn.noise import normal
-from kinetext.nn.recurrent import BahdanauAttention, FrameDecoder, FrameEncoder, Gaussian, LSTMCell, State, Words
+from kinetext.nn.recurrent import (
+    BahdanauAttention,
+    FrameDecoder,
+    FrameEncoder,
+    Gaussian,
+    LSTMCell,
+    State,
+    Words,
+    check_frames,
+)
 from kinetext.types import Features, Known, Losses, Start, check_legal
 
 Seen = tuple[Tensor, Tensor]  # encoding of a frame (B, D), and in which rows it is there (B,)
@@ -107,9 +116,7 @@ class RecurrentVAE(Generator):
 
     def check(self, shape: Shape) -> None:
         """Channels, height and width must be those it was built for; any number of frames will do."""
-        got = (shape[0], *shape[2:])
-        if got != self.frame_shape:
-            raise ValueError(f"target: frames (C, H, W) of {got}, expected {self.frame_shape}")
+        check_frames(shape, self.frame_shape)
 
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
         """The negative bound on the log-likelihood of the frames that are there.

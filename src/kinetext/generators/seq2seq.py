@@ -13,7 +13,7 @@ from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.annealing import Ramp
 from kinetext.nn.mixture import MixtureHead
 from kinetext.nn.noise import normal, uniform
-from kinetext.nn.recurrent import BahdanauAttention, FrameDecoder, FrameEncoder, StackedLSTM, State, Words
+from kinetext.nn.recurrent import BahdanauAttention, FrameDecoder, FrameEncoder, StackedLSTM, State, Words, check_frames
 from kinetext.types import Features, Known, Losses, Start, check_legal
 
 
@@ -102,9 +102,7 @@ class Seq2Seq(Generator):
 
     def check(self, shape: Shape) -> None:
         """Channels, height and width must be those it was built for; any number of frames will do."""
-        got = (shape[0], *shape[2:])
-        if got != self.frame_shape:
-            raise ValueError(f"target: frames (C, H, W) of {got}, expected {self.frame_shape}")
+        check_frames(shape, self.frame_shape)
 
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
         """How unlikely the frames that are there are, and how badly they come back from their numbers."""

@@ -218,3 +218,10 @@ class Gaussian:
         """
         squares = self.std.square() + (self.mean - other.mean).square()
         return (other.std / self.std).log() + squares / (2 * other.std.square()) - 0.5
+
+
+def check_frames(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuses, by a ValueError, targets (C, T, H, W) whose frames are not (C, H, W) as ``expected``."""
+    got = (shape[0], *shape[2:])
+    if got != expected:
+        raise ValueError(f"target: frames (C, H, W) of {got}, expected {expected}")
