@@ -85,7 +85,7 @@ class Plan:
             if Path(source).parent == Path("runs") and first.is_file():
                 before.append(self.add(first, ()))
                 changes.append(f"{key}={self.asked.runs / first.stem}")
-        self.recipes[name], self.needs[name] = [*changes, *self.asked.set], tuple(before)
+        self.recipes[name], self.needs[name] = [*changes, *self.asked.set], tuple(dict.fromkeys(before))
         return name
 
     def run(self, name: str) -> Path:
