@@ -204,7 +204,6 @@ class Jury:
             readings = self.centroid.read(_grey(clips.both()))
             found["centroid"] = self._by_kind(centroid_rights(readings, self.prompts))
             found["centroid_unreadable"] = dict(Counter(reading.why for reading in readings if reading.why))
-            found["diversity"]["start"] = _start_spread(readings)
         return found
 
     def ceiling(self) -> dict[str, Any]:
@@ -227,12 +226,15 @@ class Jury:
         samples = self.sets.repeats.samples
         if not samples:
             return {}
-        groups = [one.text for one in samples]
-        return {
+        groups = [one.text or "" for one in samples]
+        found = {
             "pixels": spread(as_video(clips.repeats), groups),
             "features": spread(self.reader.read(samples, clips.repeats).features, groups),
             "prompts": float(len(set(groups))),
         }
+        if self.centroid:
+            found["start"] = start_spread(self.centroid.read(_grey(clips.repeats)), groups)
+        return found
 
 
 def relative(found: Mapping[str, Any], real: Mapping[str, Any]) -> dict[str, float]:
@@ -241,10 +243,16 @@ def relative(found: Mapping[str, Any], real: Mapping[str, Any]) -> dict[str, flo
     return {name: found[name] / real[name] for name in names}
 
 
-def _start_spread(readings: Sequence[Reading]) -> float:
-    """How far apart clips begin: the root of the summed variance of the first places, in pixels."""
-    starts = np.array([reading.start for reading in readings if reading.start is not None])
-    return float(np.sqrt(starts.var(0).sum())) if len(starts) > 1 else 0.0
+def start_spread(readings: Sequence[Reading], groups: Sequence[str]) -> float:
+    """How far apart clips of one text begin: the root of the summed variance of the first places, in pixels, as the mean
+    over the texts of which two clips or more can be read; 0 where there is none.
+    """
+    starts: dict[str, list[tuple[float, float]]] = {}
+    for reading, group in zip(readings, groups, strict=True):
+        if reading.start is not None:
+            starts.setdefault(group, []).append(reading.start)
+    spreads = [float(np.sqrt(np.var(some, axis=0, ddof=1).sum())) for some in starts.values() if len(some) > 1]
+    return float(np.mean(spreads)) if spreads else 0.0
 
 
 def _pieces(data: Dataset, clips: int) -> Iterator[tuple[list[Sample], Tensor]]:

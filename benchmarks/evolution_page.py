@@ -201,7 +201,7 @@ def cost_table(world: World, results: Result) -> str:
         further = "no other length" if cost["seconds_per_frame"] is None else f"{cost['seconds_per_frame']:.4f}"
         rows.append([
             title, f"{made['parameters'] / 1e6:.2f}", f"{made['codec_parameters'] / 1e6:.2f}", f"{made['minutes']:.1f} ({made['clock']})",
-            f"{made['steps']:,}", f"{made['clips']:,}", memory, f"{cost['memory_mb']:,.0f}", str(cost["steps"]),
+            f"{made['steps']:,}", f"{made['clips']:,.0f}", memory, f"{cost['memory_mb']:,.0f}", str(cost["steps"]),
             f"{cost['guidance']:g}", f"{cost['seconds_per_clip']:.3f}", further,
         ])  # fmt: skip
     return "What they cost:\n\n" + table(titles, rows)
@@ -214,12 +214,19 @@ def origins(world: World, results: Result) -> str:
         if not found:
             continue
         made = found.get("training", {})
-        budget = f", budget {made['budget']:g} minutes ({made['clock']} clock)" if made.get("budget") else ""
+        stages = f", in {made['stages']} stages" if made.get("stages", 1) > 1 else ""
         before = "".join(
             f", after {first} ({minutes:.1f} minutes)" for first, minutes in made.get("before", {}).items()
         )
-        lines.append(f"- {title}: {found['date']}, commit {found['commit']}{budget}{before}; {found['hardware']}")
-    return "Measured:\n\n" + "\n".join(lines) if lines else ""
+        lines.append(f"- {title}: {found['date']}, commit {found['commit']}{stages}{before}; {found['hardware']}")
+    if not lines:
+        return ""
+    sizes = results["sizes"]
+    how = (
+        f"Measured on {sizes['clips']:,} prompts of either kind; diversity on {sizes['prompts']} prompts, {sizes['times']} times each; "
+        f"budget {sizes['budget']:g} minutes of two cores; frames of a stage on few frames count as sixteenths of a clip, or what they are:"
+    )
+    return how + "\n\n" + "\n".join(lines)
 
 
 def _percent(share: float) -> str:

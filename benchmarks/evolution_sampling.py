@@ -46,6 +46,14 @@ class Plan:
     seed: int = SEED
 
 
+def is_made(folder: Path, run: Path | str) -> bool:
+    """Whether ``folder`` has all clips of this very run, and what they cost."""
+    if not ((folder / "costs.json").is_file() and (folder / "plan.json").is_file()):
+        return False
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    return bool(plan["weights"] == assemble.open_run(str(run)).weights_hash())
+
+
 def begin(folder: Path, plan: Plan) -> None:
     """Makes the folder ready; what belongs to another plan goes."""
     path, said = folder / "plan.json", json.dumps(asdict(plan)) + "\n"

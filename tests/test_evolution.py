@@ -24,8 +24,10 @@ import evolution  # noqa: E402
 import evolution_judging  # noqa: E402
 import evolution_page  # noqa: E402
 from centroid_judge import Reading  # noqa: E402
+from evolution_jobs import Job, alone, work  # noqa: E402
+from evolution_plan import Plan  # noqa: E402
 from evolution_sampling import Plan as ClipPlan  # noqa: E402
-from evolution_sampling import begin, slope  # noqa: E402
+from evolution_sampling import begin, is_made, slope  # noqa: E402
 from evolution_worlds import WORLDS, columns_apart, digits_kind, digits_parts, draw, shapes_kind  # noqa: E402
 
 DIGITS = assemble.resolve(Recipe.load(ROOT / "recipes" / "evolution_flow.toml"))
@@ -133,28 +135,70 @@ def test_clips_of_another_plan_are_thrown_away(tmp_path: Path) -> None:
 
 def test_a_recipe_is_planned_after_those_it_starts_from(tmp_path: Path) -> None:
     asked = evolution.arguments(["--world", "shapes", "--runs", str(tmp_path), "--set", "train.batch=2"])
-    plan = evolution.Plan(asked, WORLDS["shapes"])
-    name = plan.add(WORLDS["shapes"].recipe("flow"), evolution.budget_of(3))
+    plan = Plan(asked, WORLDS["shapes"])
+    name = plan.add(WORLDS["shapes"].recipe("flow"), 3)
     before = ("shapes_codec", "shapes_reader")
     frames = "shapes_reader_frames"  # one stage, though two of its parts go on in the next
     first = [("shapes_codec", ()), (frames, ()), ("shapes_reader", (frames,))]
     assert list(plan.needs.items()) == [*first, (name, before)]
     recipe = plan.recipe(name)
     assert recipe.init["codec"] == str(tmp_path / "shapes_codec") and recipe.train.batch == 2
-    assert (recipe.train.minutes, recipe.train.clock) == ((6, "processor") if evolution.alone() else (3, "wall"))
+    assert (recipe.train.minutes, recipe.train.clock) == ((6, "processor") if alone() else (3, "wall"))
     assert plan.recipe("shapes_codec").train.minutes == 15, "a codec has its own budget"
     job = plan.job(name)
     assert job is not None and job.needs == before and "--out" in job.command
 
 
+def test_stages_share_the_budget_of_their_method(tmp_path: Path) -> None:
+    asked = evolution.arguments(["--world", "digits", "--runs", str(tmp_path)])
+    plan = Plan(asked, WORLDS["digits"])
+    name = plan.add(WORLDS["digits"].recipe("flow"), 10)
+    stages = plan.stages(name)
+    assert set(stages) == {name, f"{name}_images", f"{name}_frames"} and plan.others(name) == []
+    times = 2 if alone() else 1
+    own = {stage: Recipe.load(ROOT / "recipes" / f"{stage}.toml").train.minutes for stage in stages}
+    given = {stage: plan.recipe(stage).train.minutes for stage in stages}
+    assert sum(given.values()) == pytest.approx(10 * times, rel=1e-4)
+    assert given[name] / own[name] == pytest.approx(given[f"{name}_images"] / own[f"{name}_images"], rel=1e-4)
+    assert plan.recipe(name).init["task"] == str(tmp_path / f"{name}_frames")
+    tokens = plan.add(WORLDS["digits"].recipe("autoregressive"), 10)
+    assert plan.others(tokens) == ["evolution_vq"] and plan.recipe("evolution_vq").train.minutes == 30
+
+
+def test_starts_are_compared_prompt_by_prompt() -> None:
+    """Clips of one prompt that all begin at its own place are not diverse, however far that of another prompt is."""
+    at = [Reading(3, "up and down", start, True) for start in [(0.0, 0.0), (0.0, 0.0), (30.0, 30.0), (30.0, 30.0)]]
+    assert evolution_judging.start_spread(at, ["a", "a", "b", "b"]) == 0
+    assert evolution_judging.start_spread(at, ["a", "b", "a", "b"]) == pytest.approx(30)
+    assert evolution_judging.start_spread([Reading(why="nothing")] * 2, ["a", "a"]) == 0
+
+
+def test_results_measured_otherwise_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    assert evolution.known_results(path, {"budget": 40}) == {"methods": {}}
+    path.write_text(json.dumps({"methods": {"gan": {}}, "sizes": {"budget": 40, "data": {"root": "mnist"}}}))
+    assert "gan" in evolution.known_results(path, {"budget": 40})["methods"]
+    for measured in ({"budget": 3}, {"data": {"root": ""}}):
+        with pytest.raises(KinetextError, match=r"results.json: measured with .* choose another --results"):
+            evolution.known_results(path, measured)
+
+
+def test_clips_of_other_weights_are_not_judged(runs: SimpleNamespace, tmp_path: Path) -> None:
+    """They are what is left where new ones could not be made."""
+    (tmp_path / "costs.json").write_text("{}")
+    (tmp_path / "plan.json").write_text(json.dumps({"weights": "other"}))
+    assert not is_made(tmp_path, runs.maker)
+    weights = assemble.open_run(str(runs.maker)).weights_hash()
+    (tmp_path / "plan.json").write_text(json.dumps({"weights": weights}))
+    assert is_made(tmp_path, runs.maker)
+
+
 def test_jobs_run_after_what_they_need_and_not_after_what_failed(tmp_path: Path) -> None:
-    def job(name: str, code: str, *needs: str) -> evolution.Job:
-        return evolution.Job(
-            name, [sys.executable, "-S", "-c", code], tmp_path / "log", needs, tmp_path / f"{name}.json"
-        )
+    def job(name: str, code: str, *needs: str) -> Job:
+        return Job(name, [sys.executable, "-S", "-c", code], tmp_path / "log", needs, tmp_path / f"{name}.json")
 
     made = tmp_path / "made"
-    failed = evolution.work(
+    failed = work(
         [
             job("late", f"import pathlib; pathlib.Path({str(tmp_path / 'late')!r}).write_text(open({str(made)!r}).read())", "early"),
             job("early", f"open({str(made)!r}, 'w').write('here')"),
@@ -223,7 +267,8 @@ def test_a_run_goes_through_all_of_it(runs: SimpleNamespace, tmp_path: Path, mon
         assert sheet.n_frames == 16  # type: ignore[attr-defined]
     assert (tmp_path / "docs" / "images" / "evolution_digits.png").is_file()
     with pytest.raises(KinetextError, match=r"measured with .* choose another --results"):
-        evolution.judge({"flow": runs.maker}, evolution.arguments([*words, "--pool", "21"]), None)
+        asked = evolution.arguments([*words, "--pool", "21"])
+        evolution.judge({"flow": runs.maker}, asked, Plan(asked, WORLDS["digits"]))
 
 
 def test_wrong_method_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
