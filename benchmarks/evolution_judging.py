@@ -6,33 +6,27 @@ Part of ``benchmarks/evolution.py``.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from centroid_judge import CentroidJudge, Reading
-from evolution_worlds import ENDLESS, KINDS, Kind, Said, Sets, World, as_bytes, as_video
+from evolution_second import SECOND, Rights, SecondJudge, add, clip_pieces
+from evolution_worlds import KINDS, Kind, Said, Sets, World, as_video
 from kinetext import assemble, runtime
 from kinetext.checkpoint import Meta
 from kinetext.config import Recipe
 from kinetext.datasets.loader import Collate
-from kinetext.interfaces import Dataset
 from kinetext.metrics.video import frechet_distance, memorisation, spread
 from kinetext.reading import joint
 from kinetext.tasks.classification import Classification
 from kinetext.types import Sample
 
 PIECE = 100  # clips read at once
-JUDGE_CLIPS = 20_000  # single frames that the centroid judge learns from
-JUDGE_SEED = 77  # of the world that these are from: no method is trained in it
-Rights = dict[str, list[bool]]  # what is right about each clip; "exact": everything
 
 
 @dataclass(frozen=True)
@@ -82,26 +76,6 @@ class Reader:
             said[column.name] = frozenset(column.classes[place] for place in places)
         true: Said = {column.name: frozenset(sample.labels[column.name]) for column in self.eye.columns}
         return {"exact": said == true, **self.world.parts(said, true)}
-
-
-def add(rights: Rights, one: Mapping[str, bool]) -> None:
-    """Notes what is right about one more clip."""
-    for name, right in one.items():
-        rights.setdefault(name, []).append(right)
-
-
-def centroid_rights(readings: Sequence[Reading], samples: Sequence[Sample]) -> Rights:
-    """What the centroid judge finds right; a clip that it can't read is wrong, and counted."""
-    rights = Rights()
-    for reading, sample in zip(readings, samples, strict=True):
-        digit, motion = sample.labels["objects"][0].split(" ", 1)
-        found = {"digit": str(reading.digit) == digit, "motion": reading.motion == motion}
-        exact = all(found.values())
-        add(
-            rights,
-            {"exact": exact, **found, "exact_and_smooth": exact and reading.smooth, "unreadable": bool(reading.why)},
-        )
-    return rights
 
 
 def shares(rights: Rights, first: int, last: int) -> dict[str, Any]:
@@ -154,22 +128,9 @@ class Jury:
         self.prompts = [*sets.seen.samples, *sets.unseen.samples]
 
     @cached_property
-    def centroid(self) -> CentroidJudge | None:
-        """The second judge, taught by training images in a world of another seed."""
-        if not self.world.judge:
-            return None
-        args = {
-            **self.recipe.data.args,
-            **self.world.data,
-            "composition": "all",
-            "clips": ENDLESS,
-            "num_frames": 1,
-            "seed": JUDGE_SEED,
-        }
-        data = assemble.find("data", self.recipe.data.name)(**args, split="train")
-        pieces = list(_pieces(data, JUDGE_CLIPS))
-        digits = [int(one.labels["objects"][0][0]) for samples, _ in pieces for one in samples]
-        return CentroidJudge().fit(_grey(torch.cat([clips for _, clips in pieces])), np.array(digits))
+    def second(self) -> SecondJudge:
+        """The second judge, taught by training clips of another seed."""
+        return SECOND[self.world.name](self.world, self.recipe)
 
     @cached_property
     def real_read(self) -> Read:
@@ -180,7 +141,7 @@ class Jury:
     def training(self) -> list[Tensor]:
         """The training clips, small, in pieces."""
         data = assemble.dataset(self.recipe, "train")
-        return [small(clips) for _, clips in _pieces(data, min(self.pool, len(data)))]
+        return [small(clips) for _, clips in clip_pieces(data, min(self.pool, len(data)))]
 
     def judged(self, clips: Clips, read: Read | None = None) -> dict[str, Any]:
         """All numbers of a set of clips.
@@ -200,10 +161,8 @@ class Jury:
         found["memorisation"] = {
             "ratio": near.ratio, "copies": near.copies, "training_clips": sum(map(len, self.training)),
         }  # fmt: skip
-        if self.centroid:
-            readings = self.centroid.read(_grey(clips.both()))
-            found["centroid"] = self._by_kind(centroid_rights(readings, self.prompts))
-            found["centroid_unreadable"] = dict(Counter(reading.why for reading in readings if reading.why))
+        rights, found["second_unreadable"] = self.second.rights(clips.both(), self.prompts)
+        found["second"] = self._by_kind(rights)
         return found
 
     def ceiling(self) -> dict[str, Any]:
@@ -232,34 +191,14 @@ class Jury:
             "features": spread(self.reader.read(samples, clips.repeats).features, groups),
             "prompts": float(len(set(groups))),
         }
-        if self.centroid:
-            found["start"] = start_spread(self.centroid.read(_grey(clips.repeats)), groups)
-        return found
+        starts = self.second.starts(clips.repeats, groups)
+        return found if starts is None else {**found, "start": starts}
 
 
 def relative(found: Mapping[str, Any], real: Mapping[str, Any]) -> dict[str, float]:
     """Diversity over that of real clips of the same labels."""
     names = [name for name in ("pixels", "features", "start") if name in found and real.get(name)]
     return {name: found[name] / real[name] for name in names}
-
-
-def start_spread(readings: Sequence[Reading], groups: Sequence[str]) -> float:
-    """How far apart clips of one text begin: the root of the summed variance of the first places, in pixels, as the mean
-    over the texts of which two clips or more can be read; 0 where there is none.
-    """
-    starts: dict[str, list[tuple[float, float]]] = {}
-    for reading, group in zip(readings, groups, strict=True):
-        if reading.start is not None:
-            starts.setdefault(group, []).append(reading.start)
-    spreads = [float(np.sqrt(np.var(some, axis=0, ddof=1).sum())) for some in starts.values() if len(some) > 1]
-    return float(np.mean(spreads)) if spreads else 0.0
-
-
-def _pieces(data: Dataset, clips: int) -> Iterator[tuple[list[Sample], Tensor]]:
-    """Samples and their clips, uint8, a piece at a time."""
-    for first in range(0, clips, PIECE):
-        samples = data.__getitems__(range(first, min(first + PIECE, clips)))
-        yield samples, torch.stack([as_bytes(one.video) for one in samples if one.video is not None])
 
 
 def small(clips: Tensor) -> Tensor:
@@ -269,8 +208,3 @@ def small(clips: Tensor) -> Tensor:
     pieces = [avg_pool3d(as_video(piece[:, :, ::2]), (1, 4, 4)).flatten(1) for piece in clips.split(PIECE)]
     x = torch.cat(pieces)
     return torch.nn.functional.normalize(x - x.mean(1, keepdim=True), eps=1e-3)
-
-
-def _grey(clips: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """``(N, 1, T, H, W)`` uint8 -> ``(N, T, H, W)`` in [0, 1]."""
-    return (clips[:, 0].float() / 255).numpy()

@@ -127,8 +127,12 @@ def right_table(world: World, results: Result) -> str:
     every = [found for _, found in _rows(world, results) if found]
     parts = [name for name in every[0]["reader"]["unseen"] if name not in ("exact", "interval")] if every else []
     titles = ["method", "**unseen, exact**", "95 %", "seen, exact", *(f"unseen, {name}" for name in parts)]
-    if world.judge:
-        titles += ["second judge: unseen, exact", "seen, exact", "unseen, exact and smooth", "unseen, unreadable"]
+    second = {
+        "exact": "exact",
+        **({"exact_and_smooth": "exact and smooth"} if world.tracks else {}),
+        "unreadable": "unreadable",
+    }
+    titles += ["second judge: seen, exact", *(f"unseen, {said}" for said in second.values())]
     rows = []
     for title, found in _rows(world, results):
         if not found:
@@ -143,18 +147,15 @@ def right_table(world: World, results: Result) -> str:
             _percent(seen["exact"]),
         ]
         cells += [_percent(unseen[name]) for name in parts]
-        if "centroid" in found:
-            seen, unseen = (found["centroid"][kind] for kind in ("seen", "unseen"))
-            cells += [
-                _percent(v) for v in (unseen["exact"], seen["exact"], unseen["exact_and_smooth"], unseen["unreadable"])
-            ]
+        seen, unseen = (found["second"][kind] for kind in ("seen", "unseen"))
+        cells += [_percent(seen["exact"]), *(_percent(unseen[name]) for name in second)]
         rows.append(cells)
     return "How many clips show what their text asks for, in %:\n\n" + table(titles, rows)
 
 
 def kin_table(world: World, results: Result) -> str:
     """How the clips stand to real ones."""
-    names = ["pixels", "features", *(["start"] if world.judge else [])]
+    names = ["pixels", "features", *(["start"] if world.tracks else [])]
     said = {
         "pixels": "diversity, pixels",
         "features": "diversity, reader's features",
@@ -242,11 +243,9 @@ def write_plot(path: Path, world: World, results: Result) -> None:
     place = np.arange(len(done))
     for shift, kind, colour in ((-0.2, "unseen", "#0b68cb"), (0.2, "seen", "#9cc3ea")):
         right.barh(place + shift, [100 * one["reader"][kind]["exact"] for one in found], 0.38, color=colour, label=kind)
-        if world.judge:
-            shares = [100 * one["centroid"][kind]["exact"] for one in found]
-            right.scatter(
-                shares, place + shift, 18, "#cc4e00", label="second judge" if kind == "seen" else None, zorder=3
-            )
+        shares = [100 * one["second"][kind]["exact"] for one in found]
+        label = "second judge" if kind == "seen" else None
+        right.scatter(shares, place + shift, 18, "#cc4e00", label=label, zorder=3)
     right.axvline(
         100 * results["real"]["reader"]["unseen"]["exact"], color="#60646c", ls="--", lw=1, label="real clips"
     )

@@ -81,7 +81,7 @@ class World:
         root: of the data, under --data; "" where it is made from nothing.
         kind: of a sample.
         parts: what is right about a clip.
-        judge: whether the centroid judge can read its clips.
+        tracks: whether the second judge follows the object, and says where it begins and whether it jumps.
         data: options of its dataset that its recipes have.
     """
 
@@ -92,7 +92,7 @@ class World:
     root: str
     kind: Callable[[Sample], Kind | None]
     parts: Callable[[Said, Said], dict[str, bool]]
-    judge: bool
+    tracks: bool
     data: Mapping[str, object]
 
     def recipe(self, method: str) -> Path:
@@ -106,7 +106,7 @@ WORLDS: Mapping[str, World] = {
         "digits", "evolution_", METHODS, "digits-reader", "mnist", digits_kind, digits_parts, True, {"digits": (1,)}
     ),
     "shapes": World(
-        "shapes", "evolution_shapes_", METHODS, "runs/shapes_reader", "", shapes_kind, columns_apart, False, {}
+        "shapes", "evolution_shapes_", METHODS, "runs/shapes_reader", "", shapes_kind, columns_apart, False, {"objects": (1,)}
     ),
 }  # fmt: skip
 

@@ -32,6 +32,7 @@ Names = tuple[str, str, str, str, str]  # colour, shape, size, motion, backgroun
 FAR = 0.2  # of the distance from black to white in one channel: nearer to the background is background
 SPECK = 0.1  # of what is not background in a frame
 LEAST = 8  # pixels of a thing
+MOST = 0.5  # of a frame: what is larger is no thing before a background, such as noise
 GOOD = 0.75  # share of the frames that must show one thing
 BINS = np.linspace(0, 2.2, 12)  # of distances from the centroid, in radii of a circle of the same area
 
@@ -100,7 +101,7 @@ def _piece(distance: Array) -> NDArray[np.bool_] | None:
     if sizes.sum() - sizes[largest] > SPECK * sizes.sum():
         return None
     mask = pieces == largest + 1
-    return mask if mask.sum() >= LEAST else None
+    return mask if LEAST <= mask.sum() <= MOST * mask.size else None
 
 
 def _inner(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:

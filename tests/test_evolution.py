@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import evolution  # noqa: E402
 import evolution_judging  # noqa: E402
 import evolution_page  # noqa: E402
+import evolution_second  # noqa: E402
 from centroid_judge import Reading  # noqa: E402
 from evolution_jobs import Job, alone, work  # noqa: E402
 from evolution_plan import Plan  # noqa: E402
@@ -104,7 +105,7 @@ def test_what_the_second_judge_finds_right() -> None:
         Reading(8, "up and down", (1, 1), True),
         Reading(why="nothing"),
     ]
-    rights = evolution_judging.centroid_rights(read, asked)
+    rights = evolution_second.centroid_rights(read, asked)
     assert rights["exact"] == [True, True, False, False]
     assert rights["exact_and_smooth"] == [True, False, False, False]
     assert rights["motion"] == [True, True, True, False]
@@ -168,9 +169,9 @@ def test_stages_share_the_budget_of_their_method(tmp_path: Path) -> None:
 def test_starts_are_compared_prompt_by_prompt() -> None:
     """Clips of one prompt that all begin at its own place are not diverse, however far that of another prompt is."""
     at = [Reading(3, "up and down", start, True) for start in [(0.0, 0.0), (0.0, 0.0), (30.0, 30.0), (30.0, 30.0)]]
-    assert evolution_judging.start_spread(at, ["a", "a", "b", "b"]) == 0
-    assert evolution_judging.start_spread(at, ["a", "b", "a", "b"]) == pytest.approx(30)
-    assert evolution_judging.start_spread([Reading(why="nothing")] * 2, ["a", "a"]) == 0
+    assert evolution_second.start_spread(at, ["a", "a", "b", "b"]) == 0
+    assert evolution_second.start_spread(at, ["a", "b", "a", "b"]) == pytest.approx(30)
+    assert evolution_second.start_spread([Reading(why="nothing")] * 2, ["a", "a"]) == 0
 
 
 def test_results_measured_otherwise_are_not_mixed(tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_jobs_run_after_what_they_need_and_not_after_what_failed(tmp_path: Path)
 
 
 def test_page_shows_what_has_been_run_and_what_has_not() -> None:
-    results = {"methods": {}}
+    results: dict[str, dict[str, object]] = {"methods": {}}
     text = evolution_page.right_table(WORLDS["digits"], results)
     assert text.count("not run yet") == 6 and "`recurrent_vae` | not run yet |" in text
     page = "a\n<!-- digits: made by benchmarks/evolution.py -->\nold\n<!-- digits: end -->\nb\n"
@@ -227,7 +228,7 @@ def test_page_shows_what_has_been_run_and_what_has_not() -> None:
 
 def test_a_run_goes_through_all_of_it(runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained model is judged: its clips, its numbers, its row, its pictures; then again, from what is there."""
-    monkeypatch.setattr(evolution_judging, "JUDGE_CLIPS", 200)
+    monkeypatch.setitem(evolution_second.TEACHING, "digits", 200)
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("images"))
     words = [
         "--judge-only",
@@ -251,9 +252,9 @@ def test_a_run_goes_through_all_of_it(runs: SimpleNamespace, tmp_path: Path, mon
     assert evolution.main(words) == 0
     results = json.loads((tmp_path / "results" / "evolution_digits.json").read_text(encoding="utf-8"))
     found, real = results["methods"]["flow"], results["real"]
-    assert real["reader"]["seen"]["exact"] >= 0.8 and real["centroid"]["seen"]["motion"] == 1
+    assert real["reader"]["seen"]["exact"] >= 0.8 and real["second"]["seen"]["motion"] == 1
     assert real["memorisation"]["ratio"] == pytest.approx(1) and real["frechet"]["clips"] == 10
-    assert found["reader"]["unseen"]["exact"] == 0 and found["centroid"]["unseen"]["unreadable"] == 1
+    assert found["reader"]["unseen"]["exact"] == 0 and found["second"]["unseen"]["unreadable"] == 1
     assert found["training"]["steps"] == 2 and found["training"]["clips"] == 4
     assert found["sampling"]["seconds_per_clip"] > 0 and set(found["sampling"]["seconds_by_frames"]) == {
         "8",
@@ -275,3 +276,17 @@ def test_wrong_method_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         evolution.arguments(["--methods", "flwo"])
     assert "flwo: no method, expected one of recurrent_vae" in capsys.readouterr().err
+
+
+def test_the_second_judge_of_shapes_reads_real_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taught by few clips it knows colours and backgrounds, and it refuses noise."""
+    monkeypatch.setitem(evolution_second.TEACHING, "shapes", 200)
+    recipe = assemble.resolve(Recipe.load(ROOT / "recipes" / "evolution_shapes_flow.toml"))
+    second = evolution_second.SECOND["shapes"](WORLDS["shapes"], recipe)
+    shown = draw(WORLDS["shapes"], recipe, 20, 0, 0).seen
+    rights, unreadable = second.rights(shown.video, shown.samples)
+    assert sum(rights["colour"]) >= 19 and sum(rights["background"]) == 20 and not unreadable
+    assert sum(rights["exact"]) <= min(sum(rights[name]) for name in ("shape", "size", "motion"))
+    noise = torch.randint(0, 256, shown.video.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    rights, unreadable = second.rights(noise, shown.samples)
+    assert all(rights["unreadable"]) and sum(unreadable.values()) == 20 and not any(rights["exact"])
