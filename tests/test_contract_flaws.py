@@ -233,7 +233,7 @@ class Blend(Generator):
         else:
             noise = torch.stack([torch.randn(shape[1:], generator=one) for one in rng])
         x = noise * 0 if self.flaw == "deaf" else noise
-        x = x + self.linear(cond.pooled())[:, :, None, None, None]
+        x = x + self.linear(cond.pooled())[:, :, None, None, None] + (steps if self.flaw == "secret steps" else 0)
         if known is not None and self.flaw != "forgets":
             x = torch.where(known.mask[:, None, :, None, None], known.target, x)
         return x
@@ -273,6 +273,7 @@ class Blend(Generator):
         ("deaf", "samples ignore their rng"),
         ("unseeded", "two drafts with the same rng differ"),
         ("detached", "drafts have no gradients"),
+        ("secret steps", "has no steps, which change its samples"),
         ("forgets", "changes what is known"),
         ("too few", "3 steps stand at"),
         ("backwards", "the way is not from noise to the target"),

@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 Registry = Mapping[str, type[Any]]
 # What a generator can be asked for besides a text: to keep whole frames, or any part of a clip; to change a clip; to
 # follow the text more or less closely (guidance other than 1); to keep away from another text.
-Ability = Literal["known frames", "known cells", "start", "guidance", "negative"]
+Ability = Literal["known frames", "known cells", "start", "steps", "guidance", "negative"]
 
 
 class Encoder(nn.Module, ABC):
@@ -169,7 +169,7 @@ class Generator(nn.Module, ABC):
 
         Args:
             rng: one, or one for every row.
-            steps: of a sampler that has steps, >= 1.
+            steps: >= 1, of a sampler that has steps, which is an ability; others have their own number, and don't look at it.
             guidance: 1 follows the text as learned, more exaggerates it, 0 ignores it.
             known: what is given and kept.
             start: what is changed.

@@ -234,6 +234,7 @@ def test_files_that_cannot_be_read_are_named(maker: Pipeline, tmp_path: Path) ->
         ({"video": "clip", "mask": "mask"}, "mask: "),
         ({"change": "clip"}, "change: "),
         ({"guidance": 2.0}, "guidance: "),
+        ({"steps": 2}, "steps: "),
     ],
 )
 def test_what_a_generator_cannot_do_is_refused_by_its_option(
@@ -291,6 +292,8 @@ def test_interpolation_refuses(maker: Pipeline, files: SimpleNamespace, monkeypa
     monkeypatch.setattr(Flow, "abilities", frozenset({"guidance"}))
     with pytest.raises(DataError, match=r"factor: .* can't do that"):
         maker.interpolate(files.clip, factor=2)
+    with pytest.raises(DataError, match=r"steps: .* can't do that"):
+        maker.interpolate(files.clip, factor=2, steps=2)
 
 
 def test_what_a_clip_is_made_from_is_not_written_over(maker: Pipeline, files: SimpleNamespace, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Diffusion(Generator):
 
     kind: Literal["continuous", "tokens"] = "continuous"
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"known frames", "known cells", "start", "guidance", "negative"}
+        {"known frames", "known cells", "start", "steps", "guidance", "negative"}
     )
 
     def __init__(

@@ -54,7 +54,7 @@ class Flow(Generator):
 
     kind: Literal["continuous", "tokens"] = "continuous"
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"known frames", "known cells", "start", "guidance", "negative"}
+        {"known frames", "known cells", "start", "steps", "guidance", "negative"}
     )
 
     def __init__(

@@ -91,6 +91,8 @@ def plan_between(
 
 
 def _settings(maker: Maker, steps: int | None, guidance: float | None) -> dict[str, Any]:
+    if steps is not None and "steps" not in maker.task.generator.abilities:
+        raise _unable(maker, "steps")
     asked = maker.run.recipe.train.precision
     precision: Literal["bf16", "fp32"] = "bf16" if runtime.has_fast_bf16(maker.device) else "fp32"
     return {
@@ -135,10 +137,14 @@ def _check_abilities(maker: Maker, plan: Plan) -> None:
     generator = maker.task.generator
     for ability, options in asked.items():
         if ability not in generator.abilities and any(options.values()):
-            option = next(name for name, wanted in options.items() if wanted)
-            can = joined(sorted(generator.abilities))
-            kind = maker.run.recipe.generator and maker.run.recipe.generator.name
-            raise DataError(f"{option}: {maker.name} can't do that, its generator ({kind}) can: {can}")
+            raise _unable(maker, next(name for name, wanted in options.items() if wanted))
+
+
+def _unable(maker: Maker, option: str) -> DataError:
+    """What is said of an option that asks for what the generator can't do."""
+    kind = maker.run.recipe.generator and maker.run.recipe.generator.name
+    can = joined(sorted(maker.task.generator.abilities))
+    return DataError(f"{option}: {maker.name} can't do that, its generator ({kind}) can: {can}")
 
 
 def _check_files(maker: Maker, plan: Plan) -> int | None:
