@@ -114,7 +114,8 @@ class Pipeline:
         """Makes clips as ``generate`` does and writes each to its path as it comes, whatever their length.
 
         What the generator made is stored beside a clip (CLIP.latents.safetensors) until the clip is written: after a
-        failed decode, a full disk or a kill the same call finds it and goes on from there.
+        failed decode, a full disk or a kill the same call finds it and goes on from there. Clips that are there already, made
+        in the very same way, stay as they are.
 
         Args:
             paths: an mp4 for every clip.

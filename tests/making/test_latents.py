@@ -105,6 +105,7 @@ def test_latents_of_another_clip_are_not_taken(maker: Pipeline, tmp_path: Path) 
     maker.generate(PROMPT, seed=5)[0].save(tmp_path / "other.mp4")
     assert out.read_bytes() == (tmp_path / "other.mp4").read_bytes()
 
+    out.unlink()
     (tmp_path / "clip.latents.safetensors").write_bytes(b"torn")
     with counted(maker) as calls, pytest.warns(LatentsWarning, match="unreadable"):
         maker.write(PROMPT, [out], Request(seed=5))
@@ -145,6 +146,27 @@ def test_batches_are_stored_as_a_whole(maker: Pipeline, tmp_path: Path) -> None:
     for path, clip in zip(paths, maker.generate(PROMPT, num=3, batch=3), strict=True):
         clip.save(tmp_path / "other.mp4")
         assert path.read_bytes() == (tmp_path / "other.mp4").read_bytes()
+
+
+def test_clips_that_are_there_stay_as_they_are(maker: Pipeline, tmp_path: Path) -> None:
+    """A batch that was stopped goes on where it was; a clip made in another way is made anew."""
+    paths = [tmp_path / f"clip-{i}.mp4" for i in range(3)]
+    with broken_decoder(maker, after=2), pytest.raises(MemoryError):
+        maker.write(PROMPT, paths, Request(num=3))
+    assert names(tmp_path) == ["clip-0.mp4", "clip-1.mp4", "clip-2.latents.safetensors"]
+    before = [path.stat().st_mtime_ns for path in paths[:2]]
+    heard: list[tuple[int, int]] = []
+    with counted(maker) as calls:
+        maker.write(PROMPT, paths, Request(num=3), lambda done, total: heard.append((done, total)))
+    assert not calls and [path.stat().st_mtime_ns for path in paths[:2]] == before
+    assert heard == [(1, 3), (2, 3), (3, 3)] and names(tmp_path) == [path.name for path in paths]
+
+    (tmp_path / "clip-0.latents.safetensors").write_bytes(b"left by a kill")
+    with counted(maker) as calls:
+        maker.write(PROMPT, paths, Request(num=3))
+        assert not calls and names(tmp_path) == [path.name for path in paths]
+        maker.write(PROMPT, paths, Request(num=3, guidance=2.5))
+    assert calls and all(path.stat().st_mtime_ns not in before for path in paths[:2])
 
 
 def test_a_store_is_safetensors_with_its_provenance(tmp_path: Path) -> None:

@@ -207,7 +207,11 @@ def _check_samples(generator: Generator, target: Tensor, cond: Features, hidden:
     alone = generator.sample((1, *size[1:]), one, rng=[rng(2)], steps=2, guidance=scale)
     require(close(alone[0], together[2]), generator, "a row with its own rng changes with the other rows")
     few, many = (generator.sample(size, cond, rng=rng(0), steps=steps, guidance=1.0) for steps in (1, 3))
-    said = "has steps, which change nothing" if "steps" in generator.abilities else "has no steps, which change its samples"
+    said = (
+        "has steps, which change nothing"
+        if "steps" in generator.abilities
+        else "has no steps, which change its samples"
+    )
     require(torch.equal(few, many) != ("steps" in generator.abilities), generator, said)
     _check_abilities(generator, target, cond)
 

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from kinetext import video
 from kinetext.checkpoint import whole
 
 
@@ -54,6 +55,14 @@ class Stored:
 
     def path(self, window: int) -> Path:
         return self.clip.with_name(f"{self.clip.stem}.latents{f'-{window}' if window else ''}.safetensors")
+
+    def is_written(self) -> bool:
+        """Whether the clip is there, made in the very same way: files appear whole."""
+        try:
+            found = video.read_provenance(self.clip)
+        except video.VideoError:
+            return False
+        return found is not None and json.dumps(found, ensure_ascii=False, sort_keys=True) == self._said
 
     def get(self, window: int) -> Tensor | None:
         path = self.path(window)

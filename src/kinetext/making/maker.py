@@ -97,7 +97,7 @@ class Maker:
         """Writes the clips of ``plans`` as they are made, in memory that does not grow with their length.
 
         What the generator made is stored beside a clip before it is decoded, and goes when the clip is there. Where it is
-        found, it is not made again.
+        found, it is not made again; clips that are there, made in the very same way, stay as they are.
 
         Args:
             paths: an mp4 for each.
@@ -111,16 +111,24 @@ class Maker:
         names = iter(paths)
         for group in _groups(plans):
             stored = [Stored(next(names), self.provenance(plan)) for plan in group]
-            self._ahead(group, stored)
-            for plan, latents in zip(group, stored, strict=True):
-                with video.Writer(latents.clip, fps=plan.fps, provenance=self.provenance(plan)) as file:
-                    for chunk in self.chunks(plan, latents):
-                        file.write(chunk)
-                        done += 1
-                        if progress:
-                            progress(done, total)
+            for _ in self._written(group, stored):
+                done += 1
+                if progress:
+                    progress(done, total)
             for latents in stored:  # not before all are written: those made at once would all be made again
                 latents.remove()
+
+    def _written(self, plans: Sequence[Plan], stored: Sequence[Stored]) -> Iterator[None]:
+        """Writes clips that are made at once, unless all of them are there; one turn a window."""
+        if all(latents.is_written() for latents in stored):
+            yield from [None] * sum(self.layout(plan).windows(plan.num_frames) for plan in plans)
+            return
+        self._ahead(plans, stored)
+        for plan, latents in zip(plans, stored, strict=True):
+            with video.Writer(latents.clip, fps=plan.fps, provenance=self.provenance(plan)) as file:
+                for chunk in self.chunks(plan, latents):
+                    file.write(chunk)
+                    yield
 
     @torch.no_grad()
     def chunks(self, plan: Plan, latents: Latents | None = None) -> Iterator[Tensor]:
