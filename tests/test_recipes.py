@@ -39,6 +39,12 @@ SMALL = {
 }
 
 
+def first(recipe: Recipe, part: str) -> str | None:
+    """What a part starts from, in the recipe itself or in that of the run that its whole task starts from."""
+    whole = FOLDER / f"{Path(recipe.init.get('task', '')).name}.toml"
+    return recipe.init.get(part) or (first(Recipe.load(whole), part) if whole.is_file() else None)
+
+
 def overrides(recipe: Recipe) -> list[str]:
     """What makes a recipe tiny, and takes it from MNIST to the digits that ship with scikit-learn."""
     found = list(TINY)
@@ -47,7 +53,7 @@ def overrides(recipe: Recipe) -> list[str]:
     parts["method"] = recipe.method
     for where, part in {**parts, **encoders}.items():
         known = assemble.resolve(recipe)  # with every default spelled out
-        if part is None or where not in SMALL or recipe.init.get(where) in SHIPPED:
+        if part is None or where not in SMALL or first(recipe, where) in SHIPPED:
             continue  # what starts from a shipped model has its size
         args = known.encoders[where.split(".")[1]].args if "." in where else getattr(known, where).args
         found += [f"{where}.{option}={value}" for option, value in SMALL[where].items() if option in args]
