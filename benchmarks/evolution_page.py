@@ -225,7 +225,7 @@ def origins(world: World, results: Result) -> str:
     sizes = results["sizes"]
     how = (
         f"Measured on {sizes['clips']:,} prompts of either kind; diversity on {sizes['prompts']} prompts, {sizes['times']} times each; "
-        f"budget {sizes['budget']:g} minutes of two cores; frames of a stage on few frames count as sixteenths of a clip, or what they are:"
+        f"budget {sizes['budget']:g} minutes:"
     )
     return how + "\n\n" + "\n".join(lines)
 
