@@ -158,8 +158,7 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
     for other, one in others:
         if one.data != recipe.data:
             raise KinetextError(f"{other}: section data differs from that of {method}; they can't be compared")
-    measured = {name: getattr(asked, name) for name in ("budget", "clips", "prompts", "times", "pool")}
-    measured["reader"] = asked.reader.removeprefix(f"{asked.runs}/")
+    measured = {name: getattr(asked, name) for name in ("budget", "clips", "prompts", "times", "pool", "reader")}
     root = str(recipe.data.args.get("root", ""))
     measured["data"] = {"name": recipe.data.name, **recipe.data.args, "root": Path(root).name}
     results = known_results(path, json.loads(json.dumps(measured)))
@@ -225,8 +224,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     asked = parser.parse_args(words)
     asked.data, asked.at = asked.data.resolve(), {k: Path(v) for k, _, v in (one.partition("=") for one in asked.at)}
     world = WORLDS[asked.world]
-    trained = Path(world.reader).parent == Path("runs")  # by its recipe, before the methods that it judges
-    asked.reader = asked.reader or (str(asked.runs / Path(world.reader).name) if trained else world.reader)
+    asked.reader = asked.reader or world.reader
     wrong = [name for name in (*(asked.methods or ()), *asked.at) if name not in world.methods]
     if wrong:
         parser.error(f"{wrong[0]}: no method, expected one of {', '.join(world.methods)}")

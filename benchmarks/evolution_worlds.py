@@ -106,7 +106,7 @@ WORLDS: Mapping[str, World] = {
         "digits", "evolution_", METHODS, "digits-reader", "mnist", digits_kind, digits_parts, True, {"digits": (1,)}
     ),
     "shapes": World(
-        "shapes", "evolution_shapes_", METHODS, "runs/shapes_reader", "", shapes_kind, columns_apart, False, {"objects": (1,)}
+        "shapes", "evolution_shapes_", METHODS, "shapes-reader", "", shapes_kind, columns_apart, False, {"objects": (1,)}
     ),
 }  # fmt: skip
 
