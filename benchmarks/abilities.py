@@ -9,7 +9,9 @@ MODEL is a run folder or a shipped model (digits). Clips and captions are held-o
 
 interpolation: every ``--factor``-th frame of real clips is given as a file; the frames in between are made, and compared with the real
 ones (PSNR of a clip's made frames, the mean over clips and its standard error), beside linear blending of the two given frames and
-repeating the one before. The reader reads the frames in between alone.
+repeating the one before. The reader reads the frames in between alone. Of clips that have one digit each, the second judge of the evolution
+benchmark, which has no neural network, follows the digit through given and made frames: the share that it reads right, and of these the share
+where the digit goes on smoothly.
 extension: clips of ``--frames`` frames; the share that is read as asked for in each 16 frames; how much brighter the change from
 frame to frame is at the borders of windows than inside; and the highest memory of a process that makes 16 frames, and ``--frames``.
 change: clips of one caption changed to another of the same motion, at several strengths: the share read as the new one.
@@ -22,13 +24,16 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from evolution_second import DigitsSecond
+from evolution_worlds import WORLDS, as_bytes
 from kinetext import Pipeline, Request, assemble, video
+from kinetext.config import Recipe
 from kinetext.datasets.digits import objects_of
 from kinetext.interfaces import Dataset
 from kinetext.runtime import hardware
@@ -71,6 +76,8 @@ def interpolation(maker: Pipeline, data: Dataset, args: argparse.Namespace) -> N
     judge, factor = Judge(), args.factor
     psnr: dict[str, list[float]] = {}
     right: dict[str, int] = {}
+    whole: dict[str, list[Tensor]] = {}
+    shown: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
         for real, text, wanted in samples(data, args.clips):
             given = real[:, ::factor]
@@ -91,12 +98,31 @@ def interpolation(maker: Pipeline, data: Dataset, args: argparse.Namespace) -> N
                 error = float((frames - real[:, between]).square().mean()) / 4  # of values in [0, 1]
                 psnr.setdefault(name, []).append(-10 * torch.tensor(error).log10().item())
                 right[name] = right.get(name, 0) + judge.right(frames, wanted)
+                both = real[:, :total].clone()
+                both[:, between] = frames
+                whole.setdefault(name, []).append(as_bytes(both))
+            shown.append(Sample(text, labels={"objects": wanted}))
+    single = all(len(sample.labels["objects"]) == 1 for sample in shown)
+    tracks = _tracks(assemble.with_data(maker.run.recipe, args.changes), whole, shown) if single else {}
     count = len(next(iter(psnr.values())))
-    print(f"{count} held-out clips, factor {factor}\n\n| frames in between | PSNR, dB | read right |\n|---|---|---|")
+    print(f"{count} held-out clips, factor {factor}\n")
+    print(
+        "| frames in between | PSNR, dB | read right | second judge: right | right and smooth |\n|---|---|---|---|---|"
+    )
     for name, values in psnr.items():
         x = torch.tensor(values)
-        shown = "" if x.isinf().any() else f"{x.mean():.2f} ± {x.std() / count**0.5:.2f}"
-        print(f"| {name} | {shown} | {right[name] / count:.1%} |")
+        mean = "" if x.isinf().any() else f"{x.mean():.2f} ± {x.std() / count**0.5:.2f}"
+        print(f"| {name} | {mean} | {right[name] / count:.1%} | {tracks.get(name, ' | ')} |")
+
+
+def _tracks(recipe: Recipe, whole: dict[str, list[Tensor]], shown: Sequence[Sample]) -> dict[str, str]:
+    """What the second judge says of whole clips with one digit."""
+    second = DigitsSecond(WORLDS["digits"], recipe)
+    found = {}
+    for name, clips in whole.items():
+        rights, _ = second.rights(torch.stack(clips), shown)
+        found[name] = " | ".join(f"{sum(rights[what]) / len(shown):.1%}" for what in ("exact", "exact_and_smooth"))
+    return found
 
 
 def extension(maker: Pipeline, data: Dataset, args: argparse.Namespace) -> None:
