@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from kinetext.datasets.digits import DIGIT, OBJECTS, SIZE, Digits, is_held_out, objects_of
+from kinetext.text import Tokenizer
 from kinetext.types import DataError, Sample
 
 
@@ -64,6 +66,19 @@ def test_captions_say_what_the_labels_say_in_both_languages() -> None:
         assert sample.text is not None and objects_of(sample.text) == sample.labels["objects"]
         assert len(set(sample.labels["objects"])) == len(sample.labels["objects"])
     assert len({s.text for s in samples}) > 300
+
+
+def test_captions_of_stills_name_the_digits_and_no_motion() -> None:
+    full, still = Digits(clips=200), Digits(clips=200, captions="still")
+    for a, b in zip(full.__getitems__(range(200)), still.__getitems__(range(200)), strict=True):
+        assert a.labels == b.labels and a.video is not None and b.video is not None and torch.equal(a.video, b.video)
+        assert b.text is not None and a.text != b.text
+        assert re.findall(r"\d", b.text) == [name[0] for name in b.labels["objects"]]
+        assert not re.search("left|right|up|down|左右|上下|mov|go|bounc|移动|运动", b.text)
+    assert len({s.text for s in still.__getitems__(range(200))}) > 100
+    words = [Tokenizer.train(world.texts(), "word") for world in (full, still)]
+    assert words[0].vocabulary == words[1].vocabulary, "what is learned from stills goes on with clips"
+    assert not any(words[0].unknown(s.text or "") for s in still.__getitems__(range(200)))
 
 
 def test_reading_captions() -> None:

@@ -43,6 +43,11 @@ _PHRASES: dict[str, tuple[str, ...]] = {
     ),
     "zh": ("数字{d}{m}移动", "{d}在{m}移动", "数字{d}正在{m}运动", "一个{d}{m}移动"),
 }
+# As a caption of a picture is: no word that the others have not.
+_STILL_PHRASES: dict[str, tuple[str, ...]] = {
+    "en": ("the digit {d}", "digit {d}", "a {d}", "{d}", "the number {d}"),
+    "zh": ("数字{d}", "{d}", "一个{d}"),
+}
 _MOTION_WORDS: dict[str, tuple[str, str]] = {"en": MOTIONS, "zh": ("左右", "上下")}
 _JOINTS: dict[str, tuple[str, ...]] = {"en": (" and ", ", and ", " while "), "zh": ("，", "，同时", "和")}
 
@@ -91,6 +96,8 @@ class Digits(Dataset):
         composition: "all" pairs of digit and motion everywhere; or "compositional": train sees half of
             them and val has only clips whose every pair is unseen.
         languages: of the captions, from {"en", "zh"}.
+        captions: "full", or "still": which digits are there, and not how they move, as of a picture. Where the text of a
+            still names a motion, all that is to be learned from it is which digits train with that motion.
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
         builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
@@ -109,6 +116,7 @@ class Digits(Dataset):
         digits: tuple[int, ...] = (1, 2),
         composition: Literal["all", "compositional"] = "all",
         languages: tuple[Language, ...] = ("en", "zh"),
+        captions: Literal["full", "still"] = "full",
         num_frames: int = FRAMES,
         stride: int = 1,
         builtin: float = 0.0,
@@ -132,6 +140,7 @@ class Digits(Dataset):
         if builtin:
             self.hands.append(_Hand(*_images("", split)))
         self.clips, self.digits, self.languages = clips, digits, languages
+        self.phrases = _PHRASES if captions == "full" else _STILL_PHRASES
         self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
@@ -173,7 +182,9 @@ class Digits(Dataset):
         return samples
 
     def texts(self) -> Iterator[str]:
-        """Every phrasing of every object in the languages asked for, and every way to join two."""
+        """Every phrasing of every object in the languages asked for, and every way to join two; those of stills have no
+        other words.
+        """
         for language in self.languages:
             words = _MOTION_WORDS[language]
             for phrase in _PHRASES[language]:
@@ -217,7 +228,7 @@ class Digits(Dataset):
 
     def _caption(self, dice: Dice, row: int, objects: NDArray[np.intp]) -> str:
         language = self.languages[dice.below("language", len(self.languages))[row]]
-        phrases, joints = _PHRASES[language], _JOINTS[language]
+        phrases, joints = self.phrases[language], _JOINTS[language]
         phrase = phrases[dice.below("phrase", len(phrases))[row]]
         said = [phrase.format(d=o // 2, m=_MOTION_WORDS[language][o % 2]) for o in objects]
         return joints[dice.below("joint", len(joints))[row]].join(said)
