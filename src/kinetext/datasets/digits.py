@@ -32,26 +32,33 @@ FPS = 8.0
 MOTIONS = ("left and right", "up and down")
 OBJECTS = tuple(f"{digit} {motion}" for digit in range(10) for motion in MOTIONS)
 
-# One phrase for every object, then how two are joined. {d} is the digit, {m} its motion.
-_PHRASES: dict[str, tuple[str, ...]] = {
-    "en": (
-        "the digit {d} is moving {m}",
-        "digit {d} moves {m}",
-        "a {d} moving {m}",
-        "{d} bounces {m}",
-        "the number {d} goes {m}",
-    ),
-    "zh": ("数字{d}{m}移动", "{d}在{m}移动", "数字{d}正在{m}运动", "一个{d}{m}移动"),
-}
-# As a caption of a picture is: no word that the others have not.
-_STILL_PHRASES: dict[str, tuple[str, ...]] = {
-    "en": ("the digit {d}", "digit {d}", "a {d}", "{d}", "the number {d}"),
-    "zh": ("数字{d}", "{d}", "一个{d}"),
+# One phrase for every object, then how two are joined. {d} is the digit, {m} its motion. Captions that say less than all
+# have no word that the full ones have not.
+_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "full": {
+        "en": (
+            "the digit {d} is moving {m}",
+            "digit {d} moves {m}",
+            "a {d} moving {m}",
+            "{d} bounces {m}",
+            "the number {d} goes {m}",
+        ),
+        "zh": ("数字{d}{m}移动", "{d}在{m}移动", "数字{d}正在{m}运动", "一个{d}{m}移动"),
+    },
+    "digits": {
+        "en": ("the digit {d}", "digit {d}", "a {d}", "{d}", "the number {d}"),
+        "zh": ("数字{d}", "{d}", "一个{d}"),
+    },
+    "motions": {
+        "en": ("a digit moving {m}", "the number is moving {m}", "moving {m}", "bounces {m}", "{m}"),
+        "zh": ("{m}移动", "数字{m}移动", "在{m}运动", "{m}"),
+    },
 }
 _MOTION_WORDS: dict[str, tuple[str, str]] = {"en": MOTIONS, "zh": ("左右", "上下")}
 _JOINTS: dict[str, tuple[str, ...]] = {"en": (" and ", ", and ", " while "), "zh": ("，", "，同时", "和")}
 
 Language = Literal["en", "zh"]
+Caption = Literal["full", "digits", "motions"]
 Images = NDArray[np.uint8]
 
 
@@ -96,8 +103,9 @@ class Digits(Dataset):
         composition: "all" pairs of digit and motion everywhere; or "compositional": train sees half of
             them and val has only clips whose every pair is unseen.
         languages: of the captions, from {"en", "zh"}.
-        captions: "full", or "still": which digits are there, and not how they move, as of a picture. Where the text of a
-            still names a motion, all that is to be learned from it is which digits train with that motion.
+        captions: what they say, one of these a clip: "full", "digits" without motions, as of a picture, "motions" without
+            digits. What a text says less is not to be learned from it: a motion in the text of a single frame, say, tells
+            nothing but which digits train with that motion.
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
         builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
@@ -116,7 +124,7 @@ class Digits(Dataset):
         digits: tuple[int, ...] = (1, 2),
         composition: Literal["all", "compositional"] = "all",
         languages: tuple[Language, ...] = ("en", "zh"),
-        captions: Literal["full", "still"] = "full",
+        captions: tuple[Caption, ...] = ("full",),
         num_frames: int = FRAMES,
         stride: int = 1,
         builtin: float = 0.0,
@@ -140,7 +148,9 @@ class Digits(Dataset):
         if builtin:
             self.hands.append(_Hand(*_images("", split)))
         self.clips, self.digits, self.languages = clips, digits, languages
-        self.phrases = _PHRASES if captions == "full" else _STILL_PHRASES
+        if not captions or not set(captions) <= set(_PHRASES):
+            raise DataError(f"captions: {list(captions)}, expected one or more of {joined(list(_PHRASES))}")
+        self.captions = captions
         self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
@@ -182,12 +192,10 @@ class Digits(Dataset):
         return samples
 
     def texts(self) -> Iterator[str]:
-        """Every phrasing of every object in the languages asked for, and every way to join two; those of stills have no
-        other words.
-        """
+        """Every full phrasing of every object in the languages asked for, and every way to join two."""
         for language in self.languages:
             words = _MOTION_WORDS[language]
-            for phrase in _PHRASES[language]:
+            for phrase in _PHRASES["full"][language]:
                 yield from (phrase.format(d=d, m=m) for d in range(10) for m in words)
             yield from _JOINTS[language]
 
@@ -228,7 +236,8 @@ class Digits(Dataset):
 
     def _caption(self, dice: Dice, row: int, objects: NDArray[np.intp]) -> str:
         language = self.languages[dice.below("language", len(self.languages))[row]]
-        phrases, joints = self.phrases[language], _JOINTS[language]
+        kind = self.captions[dice.below("caption", len(self.captions))[row]]
+        phrases, joints = _PHRASES[kind][language], _JOINTS[language]
         phrase = phrases[dice.below("phrase", len(phrases))[row]]
         said = [phrase.format(d=o // 2, m=_MOTION_WORDS[language][o % 2]) for o in objects]
         return joints[dice.below("joint", len(joints))[row]].join(said)
