@@ -37,6 +37,7 @@ from evolution_sampling import is_made, made_clips, made_costs, slope
 from evolution_worlds import ROOT, WORLDS, Sets, draw
 from kinetext import assemble, runtime
 from kinetext.checkpoint import Run, write_text
+from kinetext.config import Recipe
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.types import KinetextError
 
@@ -147,6 +148,12 @@ def known_results(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
     return results
 
 
+def clips_of(recipe: Recipe) -> dict[str, Any]:
+    """Which clips a recipe is trained on; how much their texts say may differ from method to method."""
+    args = {name: value for name, value in recipe.data.args.items() if name != "captions"}
+    return {"name": recipe.data.name, **args, "root": Path(str(args.get("root", ""))).name}
+
+
 def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> None:
     """Judges finished runs, method -> folder, and notes the results one by one."""
     world = WORLDS[asked.world]
@@ -156,11 +163,10 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
     recipes = {method: assemble.with_data(run.recipe, here) for method, run in opened.items()}
     (method, recipe), *others = recipes.items()
     for other, one in others:
-        if one.data != recipe.data:
+        if clips_of(one) != clips_of(recipe):
             raise KinetextError(f"{other}: section data differs from that of {method}; they can't be compared")
     measured = {name: getattr(asked, name) for name in ("budget", "clips", "prompts", "times", "pool", "reader")}
-    root = str(recipe.data.args.get("root", ""))
-    measured["data"] = {"name": recipe.data.name, **recipe.data.args, "root": Path(root).name}
+    measured["data"] = clips_of(recipe)
     results = known_results(path, json.loads(json.dumps(measured)))
     sets = draw(world, recipe, asked.clips, asked.prompts, asked.times)
     jury = Jury(world, recipe, opened[method].meta, sets, asked.reader, asked.pool)

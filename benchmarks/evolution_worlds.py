@@ -103,7 +103,8 @@ class World:
 METHODS = ("recurrent_vae", "gan", "seq2seq", "autoregressive", "diffusion", "flow")
 WORLDS: Mapping[str, World] = {
     "digits": World(
-        "digits", "evolution_", METHODS, "digits-reader", "mnist", digits_kind, digits_parts, True, {"digits": (1,)}
+        "digits", "evolution_", METHODS, "digits-reader", "mnist", digits_kind, digits_parts, True,
+        {"digits": (1,), "captions": ("full",)},
     ),
     "shapes": World(
         "shapes", "evolution_shapes_", METHODS, "shapes-reader", "", shapes_kind, columns_apart, False, {"objects": (1,)}
