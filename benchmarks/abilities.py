@@ -10,8 +10,8 @@ MODEL is a run folder or a shipped model (digits). Clips and captions are held-o
 interpolation: every ``--factor``-th frame of real clips is given as a file; the frames in between are made, and compared with the real
 ones (PSNR of a clip's made frames, the mean over clips and its standard error), beside linear blending of the two given frames and
 repeating the one before. The reader reads the frames in between alone. Of clips that have one digit each, the second judge of the evolution
-benchmark, which has no neural network, follows the digit through given and made frames: the share that it reads right, and of these the share
-where the digit goes on smoothly.
+benchmark, which has no neural network, follows the digit through given and made frames: the share that it reads right, and the share
+that is right and where the digit goes on smoothly.
 extension: clips of ``--frames`` frames; the share that is read as asked for in each 16 frames; how much brighter the change from
 frame to frame is at the borders of windows than inside; and the highest memory of a process that makes 16 frames, and ``--frames``.
 change: clips of one caption changed to another of the same motion, at several strengths: the share read as the new one.
@@ -30,7 +30,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evolution_second import DigitsSecond
 from evolution_worlds import WORLDS, as_bytes
 from kinetext import Pipeline, Request, assemble, video
 from kinetext.config import Recipe
@@ -117,6 +116,8 @@ def interpolation(maker: Pipeline, data: Dataset, args: argparse.Namespace) -> N
 
 def _tracks(recipe: Recipe, whole: dict[str, list[Tensor]], shown: Sequence[Sample]) -> dict[str, str]:
     """What the second judge says of whole clips with one digit."""
+    from evolution_second import DigitsSecond  # not in the process whose memory is measured
+
     second = DigitsSecond(WORLDS["digits"], recipe)
     found = {}
     for name, clips in whole.items():

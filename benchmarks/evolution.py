@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,12 @@ def entry(run: Run, jury: Jury, sets: Sets, folder: Path) -> dict[str, Any]:
     if len(made) != len(sets.prompts()):
         raise KinetextError(f"{folder}: has {len(made)} clips, expected {len(sets.prompts())}; make them again")
     times = json.loads((folder / "costs.json").read_text())
-    task = run.recipe.task.args
+    task, able = run.recipe.task.args, assemble.restore(run).generator.abilities
     return {
         **jury.judged(Clips.of(made, sets)),
         "sampling": {
-            "steps": task["steps"], "guidance": task["guidance"], "seconds_per_clip": seconds, "memory_mb": memory,
+            "steps": task["steps"] if "steps" in able else None,
+            "guidance": task["guidance"] if "guidance" in able else None, "seconds_per_clip": seconds, "memory_mb": memory,
             "seconds_by_frames": times, "seconds_per_frame": slope(times),
         },
     }  # fmt: skip
@@ -167,6 +169,13 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
             raise KinetextError(f"{other}: section data differs from that of {method}; they can't be compared")
     measured = {name: getattr(asked, name) for name in ("budget", "clips", "prompts", "times", "pool", "reader")}
     measured["data"] = clips_of(recipe)
+    for method in opened:
+        if method not in asked.at and not isclose(
+            found := plan.minutes(world.recipe(method).stem), asked.budget, rel_tol=1e-3
+        ):
+            raise KinetextError(
+                f"{method}: trained with a budget of {found:g} minutes, expected --budget {asked.budget:g}"
+            )
     results = known_results(path, json.loads(json.dumps(measured)))
     sets = draw(world, recipe, asked.clips, asked.prompts, asked.times)
     jury = Jury(world, recipe, opened[method].meta, sets, asked.reader, asked.pool)
@@ -177,8 +186,8 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
     for method, run in opened.items():
         print(f"{method}: judging", flush=True)
         folder, name = asked.runs / "clips" / f"{world.prefix}{method}", world.recipe(method).stem
-        found = entry(run, jury, sets, folder)
         trained = facts(run, None if method in asked.at else plan, name)
+        found = entry(run, jury, sets, folder)
         results["methods"][method] = {"training": trained, **found, "weights": run.weights_hash(), **origin()}
         write_strip(asked.docs, world, method, sets, Clips.of(made_clips(folder), sets))
         path.parent.mkdir(parents=True, exist_ok=True)

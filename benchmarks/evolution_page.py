@@ -202,8 +202,8 @@ def cost_table(world: World, results: Result) -> str:
         further = "no other length" if cost["seconds_per_frame"] is None else f"{cost['seconds_per_frame']:.4f}"
         rows.append([
             title, f"{made['parameters'] / 1e6:.2f}", f"{made['codec_parameters'] / 1e6:.2f}", f"{made['minutes']:.1f} ({made['clock']})",
-            f"{made['steps']:,}", f"{made['clips']:,.0f}", memory, f"{cost['memory_mb']:,.0f}", str(cost["steps"]),
-            f"{cost['guidance']:g}", f"{cost['seconds_per_clip']:.3f}", further,
+            f"{made['steps']:,}", f"{made['clips']:,.0f}", memory, f"{cost['memory_mb']:,.0f}", "" if cost["steps"] is None else str(cost["steps"]),
+            "" if cost["guidance"] is None else f"{cost['guidance']:g}", f"{cost['seconds_per_clip']:.3f}", further,
         ])  # fmt: skip
     return "What they cost:\n\n" + table(titles, rows)
 

@@ -59,9 +59,14 @@ class Plan:
         return [one for one in self.recipes if one == name or one.startswith(f"{name}_")]
 
     def others(self, name: str) -> list[str]:
-        """What a method starts from, and what that starts from, that is not a stage of its own."""
+        """What the stages of a method start from that is not one of them."""
         stages = self.stages(name)
         return [first for stage in stages for first in self.needs[stage] if first not in stages]
+
+    def minutes(self, name: str) -> float:
+        """The budget that a method and its stages were trained with, in minutes of two cores, or of an accelerator."""
+        trains = [assemble.open_path(self.run(stage)).recipe.train for stage in self.stages(name)]
+        return sum(train.minutes / (2 if train.clock == "processor" else 1) for train in trains)
 
     def run(self, name: str) -> Path:
         """Where it is trained."""
@@ -80,8 +85,14 @@ class Plan:
         path = self.run(name)
         if not (path / "recipe.toml").is_file():
             return False
-        if not self.asked.judge_only and assemble.open_path(path).recipe != assemble.resolve(self.recipe(name)):
-            raise KinetextError(f"{path}: is a run of another recipe or budget; delete it, or choose another --runs")
+        if not self.asked.judge_only:
+            if assemble.open_path(path).recipe != assemble.resolve(self.recipe(name)):
+                raise KinetextError(
+                    f"{path}: is a run of another recipe or budget; delete it, or choose another --runs"
+                )
+            for first in self.needs[name]:
+                if not self.finished(first):
+                    raise KinetextError(f"{path}: started from {first}, which is to be trained anew; delete it too")
         return (path / "evaluation.json").is_file()
 
     def recipe(self, name: str) -> Recipe:

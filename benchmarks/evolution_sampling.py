@@ -27,7 +27,7 @@ from kinetext import assemble, runtime
 from kinetext.checkpoint import Run, write_text
 from kinetext.config import Recipe
 from kinetext.tasks.text_to_video import TextToVideo
-from kinetext.types import Batch, RecipeError, Sample
+from kinetext.types import Batch, RecipeError, RunError, Sample
 
 SEED = 20_000  # of the noise of judged clips
 LENGTHS = (8, 16, 32, 64)  # frames, to measure what one more costs
@@ -51,7 +51,10 @@ def is_made(folder: Path, run: Path | str) -> bool:
     if not ((folder / "costs.json").is_file() and (folder / "plan.json").is_file()):
         return False
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    return bool(plan["weights"] == assemble.open_run(str(run)).weights_hash())
+    try:
+        return bool(plan["weights"] == assemble.open_run(str(run)).weights_hash())
+    except RunError:
+        return False  # it is gone, or has no weights yet
 
 
 def begin(folder: Path, plan: Plan) -> None:

@@ -61,11 +61,13 @@ class ShapesSecond(SecondJudge):
     """What is not background, and random forests."""
 
     def __init__(self, world: World, recipe: Recipe) -> None:
-        clips, names = list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]](), list[tuple[str, str, str, str, str]]()
-        for samples, video in clip_pieces(_world(world, recipe), TEACHING["shapes"]):
-            clips += _coloured(video)
-            names += [shape_names(one) for one in samples]
-        self.judge = ShapesJudge().fit(clips, names)
+        pieces = clip_pieces(_world(world, recipe), TEACHING["shapes"])
+        pairs = (
+            (clip, shape_names(one))
+            for samples, video in pieces
+            for clip, one in zip(_coloured(video), samples, strict=True)
+        )
+        self.judge = ShapesJudge().fit(pairs)
 
     def rights(self, clips: Tensor, samples: Sequence[Sample]) -> tuple[Rights, dict[str, int]]:
         readings = self.judge.read(_coloured(clips))

@@ -82,7 +82,7 @@ class World:
         kind: of a sample.
         parts: what is right about a clip.
         tracks: whether the second judge follows the object, and says where it begins and whether it jumps.
-        data: options of its dataset that its recipes have.
+        data: options of its dataset for prompts and for the clips that a second judge learns from.
     """
 
     name: str

@@ -18,7 +18,7 @@ How a clip is read:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,9 +158,9 @@ class ShapesJudge:
         self.backgrounds: dict[str, Array] = {}
         self.forests = {kind: RandomForestClassifier(trees, random_state=0) for kind in ("shape", "size", "motion")}
 
-    def fit(self, clips: Sequence[Array], names: Sequence[Names]) -> ShapesJudge:
+    def fit(self, clips: Iterable[tuple[Array, Names]]) -> ShapesJudge:
         """Learns from made clips ``(T, H, W, 3)`` in [0, 1] and what is in them; unreadable ones are left out."""
-        measured = [(measure(clip), name) for clip, name in zip(clips, names, strict=True)]
+        measured = [(measure(clip), name) for clip, name in clips]
         pairs = [(one, name) for one, name in measured if isinstance(one, Seen)]
         for name in {said[0] for _, said in pairs}:
             self.colours[name] = np.mean([one.colour for one, said in pairs if said[0] == name], axis=0)
@@ -206,7 +206,7 @@ def main() -> None:
         videos: list[Array] = [(s.video.permute(1, 2, 3, 0).numpy() + 1) / 2 for s in samples if s.video is not None]
         return videos, [(*scene.objects[0], scene.background) for scene in scenes]
 
-    judge = ShapesJudge().fit(*some("train", 77, 3000))
+    judge = ShapesJudge().fit(zip(*some("train", 77, 3000), strict=True))
     clips, names = some("val", 0, 1000)
     readings = judge.read(clips)
     right = np.array(

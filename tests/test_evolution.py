@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from kinetext import assemble
+from kinetext.checkpoint import Meta, Run
 from kinetext.config import Recipe
 from kinetext.types import KinetextError, Sample
 
@@ -167,6 +168,19 @@ def test_stages_share_the_budget_of_their_method(tmp_path: Path) -> None:
     assert plan.others(tokens) == ["evolution_vq"] and plan.recipe("evolution_vq").train.minutes == 30
 
 
+def test_what_started_from_a_stage_is_not_finished_without_it(tmp_path: Path) -> None:
+    """The stage is trained anew, so the clips of the old one would be judged under its name."""
+    plan = Plan(evolution.arguments(["--runs", str(tmp_path)]), WORLDS["digits"])
+    name = plan.add(WORLDS["digits"].recipe("flow"), 10)
+    for stage in plan.stages(name):
+        Run.create(plan.run(stage), assemble.resolve(plan.recipe(stage)), Meta("0.1.0", (), (), (1, 16, 64, 64)))
+        (plan.run(stage) / "evaluation.json").write_text("{}")
+    assert plan.finished(name) and plan.minutes(name) == pytest.approx(10, rel=1e-4)
+    shutil.rmtree(plan.run(f"{name}_images"))
+    with pytest.raises(KinetextError, match="started from evolution_flow_images, which is to be trained anew"):
+        plan.finished(name)
+
+
 def test_starts_are_compared_prompt_by_prompt() -> None:
     """Clips of one prompt that all begin at its own place are not diverse, however far that of another prompt is."""
     at = [Reading(3, "up and down", start, True) for start in [(0.0, 0.0), (0.0, 0.0), (30.0, 30.0), (30.0, 30.0)]]
@@ -193,6 +207,7 @@ def test_clips_of_other_weights_are_not_judged(runs: SimpleNamespace, tmp_path: 
     weights = assemble.open_run(str(runs.maker)).weights_hash()
     (tmp_path / "plan.json").write_text(json.dumps({"weights": weights}))
     assert is_made(tmp_path, runs.maker)
+    assert not is_made(tmp_path, tmp_path / "gone")
 
 
 def test_jobs_run_after_what_they_need_and_not_after_what_failed(tmp_path: Path) -> None:

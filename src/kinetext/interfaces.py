@@ -30,7 +30,7 @@ from kinetext.types import (
 Shape = tuple[int, ...]
 Registry = Mapping[str, type[Any]]
 # What a generator can be asked for besides a text: to keep whole frames, or any part of a clip; to change a clip; to
-# follow the text more or less closely (guidance other than 1); to keep away from another text.
+# take more or fewer steps; to follow the text more or less closely (guidance other than 1); to keep away from another text.
 Ability = Literal["known frames", "known cells", "start", "steps", "guidance", "negative"]
 
 

@@ -103,8 +103,8 @@ class Digits(Dataset):
         composition: "all" pairs of digit and motion everywhere; or "compositional": train sees half of
             them and val has only clips whose every pair is unseen.
         languages: of the captions, from {"en", "zh"}.
-        captions: what they say, one of these a clip: "full", "digits" without motions, as of a picture, "motions" without
-            digits. What a text says less is not to be learned from it: a motion in the text of a single frame, say, tells
+        captions: what they say, one of these a training clip, and the first of them a val clip: "full", "digits" without
+            motions, as of a picture, "motions" without digits. What a text says less is not to be learned from it: a motion in the text of a single frame, say, tells
             nothing but which digits train with that motion.
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
@@ -141,6 +141,8 @@ class Digits(Dataset):
             raise DataError(f"digits: {list(digits)}, expected one or both of 1, 2")
         if not languages:
             raise DataError("languages: none, expected one or both of en, zh")
+        if not captions or not set(captions) <= set(_PHRASES):
+            raise DataError(f"captions: {list(captions)}, expected one or more of {joined(list(_PHRASES))}")
         if not 0 <= builtin <= 1:
             raise DataError(f"builtin: {builtin}, expected 0 to 1")
         self.hands = [_Hand(*_images(root, split))]
@@ -148,9 +150,7 @@ class Digits(Dataset):
         if builtin:
             self.hands.append(_Hand(*_images("", split)))
         self.clips, self.digits, self.languages = clips, digits, languages
-        if not captions or not set(captions) <= set(_PHRASES):
-            raise DataError(f"captions: {list(captions)}, expected one or more of {joined(list(_PHRASES))}")
-        self.captions = captions
+        self.captions = captions if split == "train" else captions[:1]
         self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)

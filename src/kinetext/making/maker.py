@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,14 +112,15 @@ class Maker:
         names = iter(paths)
         for group in _groups(plans):
             stored = [Stored(next(names), self.provenance(plan)) for plan in group]
-            for _ in self._written(group, stored):
-                done += 1
-                if progress:
-                    progress(done, total)
+            with closing(self._written(group, stored)) as windows:
+                for _ in windows:
+                    done += 1
+                    if progress:
+                        progress(done, total)
             for latents in stored:  # not before all are written: those made at once would all be made again
                 latents.remove()
 
-    def _written(self, plans: Sequence[Plan], stored: Sequence[Stored]) -> Iterator[None]:
+    def _written(self, plans: Sequence[Plan], stored: Sequence[Stored]) -> Generator[None]:
         """Writes clips that are made at once, unless all of them are there; one turn a window."""
         if all(latents.is_written() for latents in stored):
             yield from [None] * sum(self.layout(plan).windows(plan.num_frames) for plan in plans)
