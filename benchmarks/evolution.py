@@ -58,8 +58,8 @@ def facts(run: Run, plan: Plan | None, name: str) -> dict[str, Any]:
     task = assemble.restore(run)
     assert isinstance(task, TextToVideo)
     train = run.recipe.train
-    runs = [Run.open(plan.run(stage)) for stage in plan.stages(name)] if plan else [run]
-    usage = [plan.usage(stage) for stage in plan.stages(name)] if plan else []
+    runs = [Run.open(plan.run(stage)) for stage in plan.stages[name]] if plan else [run]
+    usage = [plan.usage(stage) for stage in plan.stages[name]] if plan else []
     known = (
         bool(usage) and all(path.is_file() for path in usage) and alone()
     )  # an accelerator's is not seen from outside
@@ -68,7 +68,7 @@ def facts(run: Run, plan: Plan | None, name: str) -> dict[str, Any]:
         "minutes": sum(map(_minutes, runs)),
         "clock": train.clock,
         "stages": len(runs),
-        "steps": sum(_last(one).get("step", 0) for one in runs),
+        "steps": sum(one.latest().get("step", 0) for one in runs),
         "clips": sum(map(_frames, runs)) / task.shape[1],
         "players": len(task.players),
         "parameters": learned,
@@ -78,23 +78,15 @@ def facts(run: Run, plan: Plan | None, name: str) -> dict[str, Any]:
     }
 
 
-def _last(run: Run) -> dict[str, Any]:
-    """The newest value of everything that a run has noted."""
-    last: dict[str, Any] = {}
-    for line in run.history():
-        last |= line
-    return last
-
-
 def _minutes(run: Run) -> float:
-    return float(_last(run).get("train/seconds", 0.0)) / 60
+    return float(run.latest().get("train/seconds", 0.0)) / 60
 
 
 def _frames(run: Run) -> float:
     """Frames that a training has looked at."""
     train, frames = run.recipe.train, run.meta.video_shape[1] if run.meta.video_shape else 0
     seen = run.recipe.task.args.get("train_frames", 0) or frames
-    return float(_last(run).get("step", 0) * train.batch * train.accumulate * seen)
+    return float(run.latest().get("step", 0) * train.batch * train.accumulate * seen)
 
 
 def origin() -> dict[str, Any]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from evolution_second import SECOND, Rights, SecondJudge, add, clip_pieces
-from evolution_worlds import KINDS, Kind, Said, Sets, World, as_video
+from evolution_second import SECOND, Rights, SecondJudge, add
+from evolution_worlds import KINDS, Kind, Said, Sets, World, as_video, clip_pieces
 from kinetext import assemble, runtime
 from kinetext.checkpoint import Meta
 from kinetext.config import Recipe
@@ -141,7 +141,7 @@ class Jury:
     def training(self) -> list[Tensor]:
         """The training clips, small, in pieces."""
         data = assemble.dataset(self.recipe, "train")
-        return [small(clips) for _, clips in clip_pieces(data, min(self.pool, len(data)))]
+        return [small(clips) for _, clips in clip_pieces(data, range(min(self.pool, len(data))))]
 
     def judged(self, clips: Clips, read: Read | None = None) -> dict[str, Any]:
         """All numbers of a set of clips.

@@ -31,11 +31,13 @@ class Plan:
     world: World
     recipes: dict[str, list[str]] = field(default_factory=dict)  # name -> changes
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    stages: dict[str, list[str]] = field(default_factory=dict)  # of a method, its own recipe first
     _minutes: dict[str, float] = field(default_factory=dict)  # where the budget decides
 
     def add(self, path: Path, budget: float) -> str:
         """Plans the training of a method's recipe, after that of the recipes that it starts from; minutes on two cores."""
         own = {one.stem: Recipe.load(one).train.minutes for one in (path, *_stages(path))}
+        self.stages[path.stem] = list(own)
         for name, minutes in own.items():
             self._minutes[name] = budget * minutes / sum(own.values())
         return self._add(path)
@@ -54,18 +56,14 @@ class Plan:
         self.recipes[name], self.needs[name] = [*changes, *self.asked.set], tuple(dict.fromkeys(before))
         return name
 
-    def stages(self, name: str) -> list[str]:
-        """A method's recipe and those of its stages before, in no order."""
-        return [one for one in self.recipes if one == name or one.startswith(f"{name}_")]
-
     def others(self, name: str) -> list[str]:
         """What the stages of a method start from that is not one of them."""
-        stages = self.stages(name)
+        stages = self.stages[name]
         return [first for stage in stages for first in self.needs[stage] if first not in stages]
 
     def minutes(self, name: str) -> float:
         """The budget that a method and its stages were trained with, in minutes of two cores, or of an accelerator."""
-        trains = [assemble.open_path(self.run(stage)).recipe.train for stage in self.stages(name)]
+        trains = [assemble.open_path(self.run(stage)).recipe.train for stage in self.stages[name]]
         return sum(train.minutes / (2 if train.clock == "processor" else 1) for train in trains)
 
     def run(self, name: str) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from centroid_judge import CentroidJudge
 from centroid_judge import Reading as DigitReading
-from evolution_worlds import ENDLESS, World, as_bytes
+from evolution_worlds import ENDLESS, World, clip_pieces
 from kinetext import assemble
 from kinetext.config import Recipe
 from kinetext.interfaces import Dataset
@@ -23,7 +23,6 @@ from kinetext.types import Sample
 from shapes_judge import Reading as ShapesReading
 from shapes_judge import ShapesJudge
 
-PIECE = 100  # clips made at once
 TEACHING = {"digits": 20_000, "shapes": 3_000}  # single frames of digits, clips of shapes
 SEED = 77  # of the world that these are from: no method is trained in it
 Rights = dict[str, list[bool]]  # what is right about each clip; "exact": everything
@@ -45,7 +44,7 @@ class DigitsSecond(SecondJudge):
     """Centroids and a support vector machine."""
 
     def __init__(self, world: World, recipe: Recipe) -> None:
-        pieces = list(clip_pieces(_world(world, recipe, num_frames=1), TEACHING["digits"]))
+        pieces = list(clip_pieces(_world(world, recipe, num_frames=1), range(TEACHING["digits"])))
         digits = [int(one.labels["objects"][0][0]) for samples, _ in pieces for one in samples]
         self.judge = CentroidJudge().fit(_grey(torch.cat([clips for _, clips in pieces])), np.array(digits))
 
@@ -61,7 +60,7 @@ class ShapesSecond(SecondJudge):
     """What is not background, and random forests."""
 
     def __init__(self, world: World, recipe: Recipe) -> None:
-        pieces = clip_pieces(_world(world, recipe), TEACHING["shapes"])
+        pieces = clip_pieces(_world(world, recipe), range(TEACHING["shapes"]))
         pairs = (
             (clip, shape_names(one))
             for samples, video in pieces
@@ -122,13 +121,6 @@ def start_spread(readings: Sequence[DigitReading], groups: Sequence[str]) -> flo
             starts.setdefault(group, []).append(reading.start)
     spreads = [float(np.sqrt(np.var(some, axis=0, ddof=1).sum())) for some in starts.values() if len(some) > 1]
     return float(np.mean(spreads)) if spreads else 0.0
-
-
-def clip_pieces(data: Dataset, clips: int) -> Iterator[tuple[list[Sample], Tensor]]:
-    """Samples and their clips, uint8, a piece at a time."""
-    for first in range(0, clips, PIECE):
-        samples = data.__getitems__(range(first, min(first + PIECE, clips)))
-        yield samples, torch.stack([as_bytes(one.video) for one in samples if one.video is not None])
 
 
 def _world(world: World, recipe: Recipe, **options: object) -> Dataset:

@@ -104,7 +104,7 @@ METHODS = ("recurrent_vae", "gan", "seq2seq", "autoregressive", "diffusion", "fl
 WORLDS: Mapping[str, World] = {
     "digits": World(
         "digits", "evolution_", METHODS, "digits-reader", "mnist", digits_kind, digits_parts, True,
-        {"digits": (1,), "captions": ("full",)},
+        {"digits": (1,), "captions": "full"},
     ),
     "shapes": World(
         "shapes", "evolution_shapes_", METHODS, "shapes-reader", "", shapes_kind, columns_apart, False, {"objects": (1,)}
@@ -173,7 +173,10 @@ def draw(world: World, recipe: Recipe, clips: int, prompts: int, times: int, *, 
 
     def shown(taken: Sequence[tuple[int, Sample]]) -> Shown:
         places = [] if texts_only else [place for place, _ in taken]
-        return Shown([sample for _, sample in taken], _clips(data, places))
+        pieces = [clips for _, clips in clip_pieces(data, places)]
+        return Shown(
+            [sample for _, sample in taken], torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
+        )
 
     both = [*fresh["seen"], *fresh["unseen"]]
     return Sets(shown(first["seen"]), shown(first["unseen"]), shown(repeats), shown(both))
@@ -207,10 +210,11 @@ def _repeated(world: World, data: Dataset, prompts: int, times: int) -> list[tup
     return [one for some in found.values() if len(some) == times for one in some]
 
 
-def _clips(data: Dataset, places: Sequence[int]) -> Tensor:
-    pieces = [data.__getitems__(places[i : i + PIECE]) for i in range(0, len(places), PIECE)]
-    clips = [as_bytes(sample.video) for piece in pieces for sample in piece if sample.video is not None]
-    return torch.stack(clips) if clips else torch.empty(0, dtype=torch.uint8)
+def clip_pieces(data: Dataset, places: Sequence[int]) -> Iterator[tuple[list[Sample], Tensor]]:
+    """Samples and their clips, uint8, a piece at a time."""
+    for first in range(0, len(places), PIECE):
+        samples = data.__getitems__(places[first : first + PIECE])
+        yield samples, torch.stack([as_bytes(one.video) for one in samples if one.video is not None])
 
 
 def as_bytes(video: Tensor) -> Tensor:

@@ -288,6 +288,13 @@ class Run:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
+    def latest(self) -> dict[str, Any]:
+        """The newest value of everything that is in the history."""
+        last: dict[str, Any] = {}
+        for line in self.history():
+            last |= line
+        return last
+
     def forget_after(self, step: int) -> None:
         """Drops the log lines of steps that a resume will do again."""
         kept = [json.dumps(record) + "\n" for record in self.history() if record["step"] <= step]

@@ -74,10 +74,7 @@ def write(run: Run) -> None:
 
 def training_facts(run: Run) -> dict[str, str]:
     """What the card says about how a run came to be."""
-    recipe, shape = run.recipe, run.meta.video_shape
-    last: dict[str, Any] = {}
-    for line in run.history():
-        last |= line
+    recipe, shape, last = run.recipe, run.meta.video_shape, run.latest()
     facts = {
         "task": recipe.task.name,
         "parts": ", ".join(f"{role} {name}" for role, name in _parts(run)),

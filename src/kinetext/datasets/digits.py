@@ -49,16 +49,11 @@ _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "en": ("the digit {d}", "digit {d}", "a {d}", "{d}", "the number {d}"),
         "zh": ("数字{d}", "{d}", "一个{d}"),
     },
-    "motions": {
-        "en": ("a digit moving {m}", "the number is moving {m}", "moving {m}", "bounces {m}", "{m}"),
-        "zh": ("{m}移动", "数字{m}移动", "在{m}运动", "{m}"),
-    },
 }
 _MOTION_WORDS: dict[str, tuple[str, str]] = {"en": MOTIONS, "zh": ("左右", "上下")}
 _JOINTS: dict[str, tuple[str, ...]] = {"en": (" and ", ", and ", " while "), "zh": ("，", "，同时", "和")}
 
 Language = Literal["en", "zh"]
-Caption = Literal["full", "digits", "motions"]
 Images = NDArray[np.uint8]
 
 
@@ -103,9 +98,8 @@ class Digits(Dataset):
         composition: "all" pairs of digit and motion everywhere; or "compositional": train sees half of
             them and val has only clips whose every pair is unseen.
         languages: of the captions, from {"en", "zh"}.
-        captions: what they say, one of these a training clip, and the first of them a val clip: "full", "digits" without
-            motions, as of a picture, "motions" without digits. What a text says less is not to be learned from it: a motion in the text of a single frame, say, tells
-            nothing but which digits train with that motion.
+        captions: "full", or "digits" without motions, as of a picture: all that the text of a single frame could tell by a
+            motion is which digits train with it.
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
         builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
@@ -124,7 +118,7 @@ class Digits(Dataset):
         digits: tuple[int, ...] = (1, 2),
         composition: Literal["all", "compositional"] = "all",
         languages: tuple[Language, ...] = ("en", "zh"),
-        captions: tuple[Caption, ...] = ("full",),
+        captions: Literal["full", "digits"] = "full",
         num_frames: int = FRAMES,
         stride: int = 1,
         builtin: float = 0.0,
@@ -141,8 +135,8 @@ class Digits(Dataset):
             raise DataError(f"digits: {list(digits)}, expected one or both of 1, 2")
         if not languages:
             raise DataError("languages: none, expected one or both of en, zh")
-        if not captions or not set(captions) <= set(_PHRASES):
-            raise DataError(f"captions: {list(captions)}, expected one or more of {joined(list(_PHRASES))}")
+        if captions not in _PHRASES:
+            raise DataError(f"captions: {captions!r}, expected one of {joined(list(_PHRASES))}")
         if not 0 <= builtin <= 1:
             raise DataError(f"builtin: {builtin}, expected 0 to 1")
         self.hands = [_Hand(*_images(root, split))]
@@ -150,7 +144,7 @@ class Digits(Dataset):
         if builtin:
             self.hands.append(_Hand(*_images("", split)))
         self.clips, self.digits, self.languages = clips, digits, languages
-        self.captions = captions if split == "train" else captions[:1]
+        self.phrases = _PHRASES[captions]
         self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
@@ -236,8 +230,7 @@ class Digits(Dataset):
 
     def _caption(self, dice: Dice, row: int, objects: NDArray[np.intp]) -> str:
         language = self.languages[dice.below("language", len(self.languages))[row]]
-        kind = self.captions[dice.below("caption", len(self.captions))[row]]
-        phrases, joints = _PHRASES[kind][language], _JOINTS[language]
+        phrases, joints = self.phrases[language], _JOINTS[language]
         phrase = phrases[dice.below("phrase", len(phrases))[row]]
         said = [phrase.format(d=o // 2, m=_MOTION_WORDS[language][o % 2]) for o in objects]
         return joints[dice.below("joint", len(joints))[row]].join(said)
