@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kinetext.interfaces import Encoder
 from kinetext.nn.clips import on_present, whole_clips
+from kinetext.nn.spacetime import border_by_hand
 from kinetext.nn.weights import load_strictly, read_file
 from kinetext.types import Features, Modality, RecipeError
 
@@ -91,6 +92,7 @@ class C3D(Encoder):
         self.fc6 = nn.Linear(8 * width * -(-num_frames // 16) * side**2, hidden)
         self.fc7 = nn.Linear(hidden, hidden) if layer == "fc7" else None
         self.dropout = nn.Dropout(dropout)
+        border_by_hand(self)
         self._start()
         if weights:
             self.licence = f"started from the weights in {Path(weights).name}, whose own licence applies"

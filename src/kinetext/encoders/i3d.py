@@ -161,8 +161,7 @@ class SamePool(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        x, padding = _lengthened(x, self.kernel, self.stride)
-        return F.max_pool3d(x, self.kernel, self.stride, padding)
+        return F.max_pool3d(_padded(x, self.kernel, self.stride), self.kernel, self.stride)
 
 
 class Unit(nn.Module):
@@ -175,9 +174,8 @@ class Unit(nn.Module):
         nn.init.kaiming_normal_(self.conv3d.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.conv3d.weight
-        x, padding = _lengthened(x, kernel.shape[2:], self.conv3d.stride)
-        return F.relu(self.bn(F.conv3d(x, kernel, None, self.conv3d.stride, padding)))
+        kernel, stride = self.conv3d.weight.shape[2:], self.conv3d.stride
+        return F.relu(self.bn(self.conv3d(_padded(x, kernel, stride))))
 
 
 class Inception(nn.Module):
@@ -198,15 +196,13 @@ class Inception(nn.Module):
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
 
 
-def _lengthened(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> tuple[Tensor, list[int]]:
-    """``x`` with the zeros that "SAME" puts at the ends beyond those at the starts, and the padding that is left, alike
-    on both sides. Zeros do for max pooling too, as nothing here is negative.
+def _padded(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """``x`` with the zeros of "SAME" around it; they do for max pooling too, as nothing here is negative.
+
+    The convolution is not left to pad over time: see ``nn.spacetime``.
     """
     sides = [same_padding(*three) for three in zip(x.shape[2:], kernel, stride, strict=True)]
-    more = [after - before for before, after in sides]
-    if any(more):
-        x = F.pad(x, (0, more[2], 0, more[1], 0, more[0]))
-    return x, [before for before, _ in sides]
+    return F.pad(x, [zeros for side in reversed(sides) for zeros in side])
 
 
 def _layers(channels: int, width: int) -> OrderedDict[str, nn.Module]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kinetext.interfaces import Encoder
 from kinetext.nn.clips import on_present, whole_clips
 from kinetext.nn.conv import fold_frames, unfold_frames
+from kinetext.nn.spacetime import border_by_hand
 from kinetext.nn.torchvision_models import trunk
 from kinetext.types import Features, Modality, RecipeError
 
@@ -113,6 +114,7 @@ class TorchvisionVideo(Encoder):
         self.steps = 1 if pooling == "mean" else known.steps(num_frames)
         self.pixels = found.pixels(channels, side)
         self.network = found.network
+        border_by_hand(self.network)
         if model == "mvit_v2_s":
             _size_mvit(found.network, num_frames, side)
         self.dropout = nn.Dropout(dropout)

@@ -1,11 +1,13 @@
-"""Convolutions over (T, H, W), by 2-D convolutions of neighbouring frames side by side.
+"""Convolutions over (T, H, W), whose gradients are right in bfloat16 on a processor too.
 
-They compute what ``torch.nn.Conv3d`` and ``ConvTranspose3d`` with ``padding = 1`` compute. These themselves can't be trusted
-in bfloat16 on a processor: torch 2.15's weight gradients are wrong on small grids, sometimes NaN, and at times the process
-dies (LOG.md, "3-D convolutions in bfloat16").
+Those of ``torch.nn.Conv3d`` and ``ConvTranspose3d`` that pad over time can't be trusted there: torch 2.15's weight gradients
+are wrong on small grids, sometimes NaN, and at times the process dies (LOG.md, "3-D convolutions in bfloat16"). Ours compute
+the same with 2-D convolutions of neighbouring frames side by side; those of known networks get their border from us.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +50,21 @@ class SpaceTimeDeconv(nn.Module):
         even = _frames(self.convs[0](_windows(x_BCTHW, self.taps, 1, before=1, after=0)), batch)
         odd = _frames(self.convs[1](_windows(x_BCTHW, self.taps, 1, before=0, after=1)), batch)
         return torch.stack([even, odd], dim=3).flatten(2, 3)
+
+
+def border_by_hand(network: nn.Module) -> None:
+    """Makes every ``nn.Conv3d`` of ``network`` that pads over time add its zeros first and then pad nothing: the numbers
+    and the names of the weights stay.
+    """
+    for conv in network.modules():
+        if isinstance(conv, nn.Conv3d) and isinstance(conv.padding, tuple) and conv.padding[0]:
+            border = tuple(side for side in reversed(conv.padding) for _ in range(2))
+            conv.padding = (0, 0, 0)
+            conv.register_forward_pre_hook(partial(_bordered, border))
+
+
+def _bordered(border: tuple[int, ...], conv: nn.Module, args: tuple[Tensor]) -> Tensor:
+    return F.pad(args[0], border)
 
 
 def _windows(x_BCTHW: Tensor, taps: int, step: int, *, before: int, after: int) -> Tensor:
