@@ -45,6 +45,7 @@ class Diffusion(Generator):
         depth: number of blocks, >= 1.
         heads: attention heads.
         patch: side of a spatial patch, in target pixels; H and W of the target are multiples of it.
+        pooled_text: whether the mean of the text modulates every norm, besides the words that attention takes.
         levels: N, >= 2; a sampler has at most so many steps.
         noise_shift: > 0; above 1 every level has more noise, abar / s^2 being divided by its square: a clip shows at
             higher noise what it is than a picture does (Hoogeboom et al. 2023, "simple diffusion", section 3.1).
@@ -73,6 +74,7 @@ class Diffusion(Generator):
         depth: int = 2,
         heads: int = 2,
         patch: int = 2,
+        pooled_text: bool = True,
         levels: int = 1000,
         noise_shift: float = 1.0,
         prediction: Literal["v", "eps", "x"] = "v",
@@ -98,7 +100,7 @@ class Diffusion(Generator):
         check_legal("clamp", clamp, clamp >= 0, ">= 0")
         # x = (z - s e) / a is 20,000 times as wrong as e is where nearly all is noise
         check_legal("clamp", clamp, prediction != "eps" or clamp > 0, '> 0 with prediction = "eps"')
-        self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch)
+        self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch, pooled_text)
         self.levels, self.prediction, self.min_snr, self.cond_dropout = levels, prediction, min_snr, cond_dropout
         self.sampler, self.reconstruction, self.clamp = sampler, reconstruction, clamp
         self.eta = 1.0 if sampler == "ddpm" else eta

@@ -40,6 +40,7 @@ class Flow(Generator):
         depth: number of blocks, >= 1.
         heads: attention heads.
         patch: side of a spatial patch, in target pixels; H and W of the target are multiples of it.
+        pooled_text: whether the mean of the text modulates every norm, besides the words that attention takes.
         time_mean: mean of logit(t) in training; negative means more noise.
         time_std: standard deviation of logit(t), > 0.
         time_floor: least value of (1 - t) in the loss, in (0, 1).
@@ -66,6 +67,7 @@ class Flow(Generator):
         depth: int = 2,
         heads: int = 2,
         patch: int = 2,
+        pooled_text: bool = True,
         time_mean: float = -0.8,
         time_std: float = 0.8,
         time_floor: float = 0.05,
@@ -90,7 +92,7 @@ class Flow(Generator):
         shares = (independent, history, gaps)
         legal = min(shares) >= 0 and sum(shares) <= 1
         check_legal("independent + history + gaps", sum(shares), legal, "shares that add up to at most 1")
-        self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch)
+        self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch, pooled_text)
         self.time_mean, self.time_std, self.time_floor = time_mean, time_std, time_floor
         self.independent, self.history, self.gaps, self.cond_dropout = independent, history, gaps, cond_dropout
         self.sampler, self.shift = sampler, shift

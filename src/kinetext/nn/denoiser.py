@@ -14,17 +14,21 @@ from kinetext.types import Features, check_legal
 class VideoDenoiser(nn.Module):
     """``(z, t, text) -> estimate``: patches of all frames in one sequence, 3-D rotary positions.
 
-    A DiT (Peebles & Xie 2023) with RMSNorm, QK-norm, SwiGLU and text keys in every attention.
+    A DiT (Peebles & Xie 2023) with RMSNorm, QK-norm, SwiGLU and text keys in every attention. The time modulates every
+    norm, and so does the mean of the text where ``pooled_text``; without, a word is only what attention takes of it
+    (PixArt-alpha, Chen et al. 2023, section 2.3).
     """
 
-    def __init__(self, channels: int, cond_dim: int, dim: int, depth: int, heads: int, patch: int) -> None:
+    def __init__(
+        self, channels: int, cond_dim: int, dim: int, depth: int, heads: int, patch: int, pooled_text: bool = True
+    ) -> None:
         super().__init__()
         self.patch = patch
         self.head_dim = dim // heads
         self.embed = nn.Linear(channels * patch * patch, dim)
         self.time = TimeEmbedding(dim)
         self.no_text = nn.Parameter(torch.randn(cond_dim) * 0.02)
-        self.text = nn.Linear(cond_dim, dim)
+        self.text = nn.Linear(cond_dim, dim) if pooled_text else None
         modulation = nn.Linear(dim, 6 * dim)
         nn.init.normal_(modulation.weight, std=0.02)
         nn.init.zeros_(modulation.bias)
@@ -48,8 +52,10 @@ class VideoDenoiser(nn.Module):
             frames_T = torch.arange(z_BCTHW.shape[2], device=z_BCTHW.device)
         # absent tokens become a learned vector, so attention needs no mask and "no text" is a text too
         context = torch.where(cond.mask.unsqueeze(-1), cond.x, self.no_text.to(cond.x.dtype))
-        pooled = torch.where(cond.mask.any(1, keepdim=True), cond.pooled(), self.no_text.to(cond.x.dtype))
-        signal_BTD = self.time(t_BT) + self.text(pooled)[:, None]
+        signal_BTD = self.time(t_BT)
+        if self.text is not None:
+            pooled = torch.where(cond.mask.any(1, keepdim=True), cond.pooled(), self.no_text.to(cond.x.dtype))
+            signal_BTD = signal_BTD + self.text(pooled)[:, None]
         modulation = self.modulation(signal_BTD).unflatten(-1, (6, -1))
         rope = rope_3d(frames_T, (rows, columns), self.head_dim)
         x = self.embed(patchify(z_BCTHW, self.patch))
