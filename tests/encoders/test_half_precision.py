@@ -22,14 +22,12 @@ BUILT: dict[str, Callable[[], Encoder]] = {
 
 
 def gradients(encoder: Encoder, x: Tensor, *, half: bool) -> dict[str, Tensor]:
-    """Of every 3-D convolution's weights, memory that was just freed being full of NaN."""
+    """Of every 3-D convolution's weights."""
     encoder.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         y = encoder(x, torch.ones(x.shape[0], x.shape[2], dtype=torch.bool)).x
-    convs = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.Conv3d)}
-    for conv in convs.values():
-        del [torch.full((conv.weight.numel(),), float("nan")) for _ in range(2)][:]
     y.float().square().sum().backward()
+    convs = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.Conv3d)}
     return {name: conv.weight.grad.clone() for name, conv in convs.items() if conv.weight.grad is not None}
 
 
