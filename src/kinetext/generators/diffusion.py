@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.denoiser import VideoDenoiser
-from kinetext.nn.guidance import mixed, sides
+from kinetext.nn.guidance import check_interval, mixed, sides
 from kinetext.nn.noise import normal
 from kinetext.types import Features, Known, Losses, Start, check_between, check_legal
 
@@ -54,6 +54,7 @@ class Diffusion(Generator):
         cond_dropout: share of training clips, in [0, 1], that see no text (for guidance).
         sampler: "ddim" (Song et al. 2021, eq. 12), "ddpm", which is the same with all of the noise (eta = 1), or "dpmpp",
             DPM-Solver++(2M) (Lu et al. 2022, algorithm 2).
+        guidance_from, guidance_to: guide only while t = 1 - n / N is in this interval of [0, 1] (Kynkaanniemi et al. 2024).
         eta: how much fresh noise a step of "ddim" adds, in [0, 1].
         reconstruction: how strongly the rest of a clip follows what is known of it, >= 0; 0 is replacement alone. Every step
             costs a backward pass more.
@@ -81,6 +82,8 @@ class Diffusion(Generator):
         min_snr: float = 0.0,
         cond_dropout: float = 0.1,
         sampler: Literal["ddim", "ddpm", "dpmpp"] = "ddim",
+        guidance_from: float = 0.0,
+        guidance_to: float = 1.0,
         eta: float = 0.0,
         reconstruction: float = 0.0,
         clamp: float = 0.0,
@@ -94,6 +97,7 @@ class Diffusion(Generator):
         check_legal("noise_shift", noise_shift, noise_shift > 0, "> 0")
         check_legal("min_snr", min_snr, min_snr >= 0, ">= 0")
         check_legal("cond_dropout", cond_dropout, 0 <= cond_dropout <= 1, "in [0, 1]")
+        check_interval(guidance_from, guidance_to)
         check_legal("eta", eta, 0 <= eta <= 1, "in [0, 1]")
         check_legal("eta", eta, eta == 0 or sampler == "ddim", f"0 with sampler = {sampler}")
         check_legal("reconstruction", reconstruction, reconstruction >= 0, ">= 0")
@@ -103,6 +107,7 @@ class Diffusion(Generator):
         self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch, pooled_text)
         self.levels, self.prediction, self.min_snr, self.cond_dropout = levels, prediction, min_snr, cond_dropout
         self.sampler, self.reconstruction, self.clamp = sampler, reconstruction, clamp
+        self.guidance_from, self.guidance_to = guidance_from, guidance_to
         self.eta = 1.0 if sampler == "ddpm" else eta
         kept = cosine_schedule(levels, noise_shift)
         self._a, self._s = kept.sqrt().tolist(), (1 - kept).sqrt().tolist()  # in 64 bits
@@ -269,7 +274,7 @@ class Diffusion(Generator):
         return x.clamp(-self.clamp, self.clamp) if self.clamp else x
 
     def _guided(self, z: Tensor, n: int, cond: Features, negative: Features | None, guidance: float) -> Tensor:
-        if guidance == 1.0:
+        if guidance == 1.0 or not self.guidance_from <= 1 - n / self.levels <= self.guidance_to:
             return self._said(z, n, cond)
         return mixed(self._said(z.repeat(2, 1, 1, 1, 1), n, sides(cond, negative)), guidance)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.denoiser import VideoDenoiser
-from kinetext.nn.guidance import mixed, sides
+from kinetext.nn.guidance import check_interval, mixed, sides
 from kinetext.nn.noise import normal
 from kinetext.types import Features, Known, Losses, Start, check_legal
 
@@ -49,7 +49,7 @@ class Flow(Generator):
         gaps: share of training clips, in [0, 1], of which every second, third or fourth frame is known.
         cond_dropout: share of training clips, in [0, 1], that see no text (for guidance).
         sampler: "heun" (two evaluations a step) or "euler" (one).
-        guidance_from, guidance_to: guide only while t is in this interval of [0, 1].
+        guidance_from, guidance_to: guide only while t is in this interval of [0, 1] (Kynkaanniemi et al. 2024).
         shift: > 0; above 1 the sampler spends more of its steps near noise (Esser et al. 2024, eq. 23).
     """
 
@@ -89,6 +89,7 @@ class Flow(Generator):
         check_legal("time_floor", time_floor, 0 < time_floor < 1, "in (0, 1)")
         check_legal("shift", shift, shift > 0, "> 0")
         check_legal("cond_dropout", cond_dropout, 0 <= cond_dropout <= 1, "in [0, 1]")
+        check_interval(guidance_from, guidance_to)
         shares = (independent, history, gaps)
         legal = min(shares) >= 0 and sum(shares) <= 1
         check_legal("independent + history + gaps", sum(shares), legal, "shares that add up to at most 1")

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kinetext.types import Features
+from kinetext.types import Features, check_legal
+
+
+def check_interval(start: float, end: float) -> None:
+    """Refuses times between which a text is to guide that are no interval of [0, 1] (Kynkaanniemi et al. 2024)."""
+    legal = "in [0, 1] and not after guidance_to"
+    check_legal("guidance_from", start, 0 <= start <= end, f"{legal} = {end}")
+    check_legal("guidance_to", end, end <= 1, "in [0, 1]")
 
 
 def sides(cond: Features, negative: Features | None) -> Features:
