@@ -13,6 +13,8 @@ from kinetext.checkpoint import Run
 from kinetext.options import suggest
 from kinetext.types import RunError, joined
 
+MODELS = Path(kinetext.__file__).parent / "models"
+
 
 def device(name: str | None) -> torch.device:
     """The device of that name, or the best one here.
@@ -43,10 +45,12 @@ def open_run(name: str) -> Run:
     path = Path(name)
     if path.is_dir() and ((path / "recipe.toml").is_file() or path.name != name):
         return open_path(path)
-    models = Path(kinetext.__file__).parent / "models"
-    if (models / name / "recipe.toml").is_file():
-        return open_path(models / name)
-    shipped = sorted(p.parent.name for p in models.glob("*/recipe.toml"))
-    raise RunError(
-        f"{name}: neither a run folder nor a shipped model{suggest(name, shipped)}; shipped: {joined(shipped)}"
-    )
+    names = shipped()
+    if name in names:
+        return open_path(MODELS / name)
+    raise RunError(f"{name}: neither a run folder nor a shipped model{suggest(name, names)}; shipped: {joined(names)}")
+
+
+def shipped() -> list[str]:
+    """The names of the models that ship in the package."""
+    return sorted(path.parent.name for path in MODELS.glob("*/recipe.toml"))

@@ -34,7 +34,12 @@ def generate(
         int | None, typer.Option(help="With --seconds: frames that a window knows from the last; half of them.")
     ] = None,
     batch: Annotated[int, typer.Option(help="How many clips are made at once.")] = 1,
-    model: Annotated[str, typer.Option(help="A shipped model or a run folder.")] = "digits",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A shipped model or a run folder; the shipped model that knows the prompt best if not given."
+        ),
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second.")] = None,
     device: Device = None,
 ) -> None:
@@ -42,7 +47,7 @@ def generate(
 
     Stopped or out of disk while a clip is written, the same command goes on from what was made of it.
     """
-    from kinetext.apps import terminal
+    from kinetext.apps import choosing, terminal
     from kinetext.making import Request
     from kinetext.pipeline import Pipeline, outputs
 
@@ -52,6 +57,9 @@ def generate(
         history=history, batch=batch,
     )  # fmt: skip
     paths = outputs(out, request.clips)
+    if model is None:
+        model = choosing.maker_for(prompt)
+        typer.echo(f"model: {model}", err=True)
     pipeline = Pipeline.load(model, device)
     with terminal.bar("windows") as progress:
         pipeline.write(prompt, paths, request, progress)
