@@ -53,10 +53,8 @@ def sampling(name: str, run: Path | str, asked: argparse.Namespace, needs: tuple
     return Job(f"{name} clips", command, folder.with_suffix(".log"), needs)
 
 
-def facts(run: Run, plan: Plan | None, name: str) -> dict[str, Any]:
-    """How a run came to be, and how large it is; without a plan, of itself alone."""
-    task = assemble.restore(run)
-    assert isinstance(task, TextToVideo)
+def facts(run: Run, task: TextToVideo, plan: Plan | None, name: str) -> dict[str, Any]:
+    """How a run, restored as ``task``, came to be, and how large it is; without a plan, of itself alone."""
     train = run.recipe.train
     runs = [Run.open(plan.run(stage)) for stage in plan.stages[name]] if plan else [run]
     usage = [plan.usage(stage) for stage in plan.stages[name]] if plan else []
@@ -105,8 +103,8 @@ def origin() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def entry(run: Run, jury: Jury, sets: Sets, folder: Path) -> dict[str, Any]:
-    """What one run's clips are worth.
+def entry(task: TextToVideo, jury: Jury, sets: Sets, folder: Path) -> dict[str, Any]:
+    """What the clips of one task are worth.
 
     Raises:
         KinetextError: the clips in ``folder`` are others than are judged.
@@ -115,12 +113,12 @@ def entry(run: Run, jury: Jury, sets: Sets, folder: Path) -> dict[str, Any]:
     if len(made) != len(sets.prompts()):
         raise KinetextError(f"{folder}: has {len(made)} clips, expected {len(sets.prompts())}; make them again")
     times = json.loads((folder / "costs.json").read_text())
-    task, able = run.recipe.task.args, assemble.restore(run).generator.abilities
+    able = task.generator.abilities
     return {
         **jury.judged(Clips.of(made, sets)),
         "sampling": {
-            "steps": task["steps"] if "steps" in able else None,
-            "guidance": task["guidance"] if "guidance" in able else None, "seconds_per_clip": seconds, "memory_mb": memory,
+            "steps": task.steps if "steps" in able else None,
+            "guidance": task.guidance if "guidance" in able else None, "seconds_per_clip": seconds, "memory_mb": memory,
             "seconds_by_frames": times, "seconds_per_frame": slope(times),
         },
     }  # fmt: skip
@@ -148,6 +146,16 @@ def clips_of(recipe: Recipe) -> dict[str, Any]:
     return {"name": recipe.data.name, **args, "root": Path(str(args.get("root", ""))).name}
 
 
+def check_budget(plan: Plan, name: str, budget: float) -> None:
+    """Refuses a method that was trained with another budget, in minutes.
+
+    Raises:
+        KinetextError: it was.
+    """
+    if not isclose(found := plan.minutes(name), budget, rel_tol=1e-3):
+        raise KinetextError(f"{name}: trained with a budget of {found:g} minutes, expected --budget {budget:g}")
+
+
 def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> None:
     """Judges finished runs, method -> folder, and notes the results one by one."""
     world = WORLDS[asked.world]
@@ -155,22 +163,18 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
     opened = {method: assemble.open_run(str(folder)) for method, folder in runs.items()}
     here = [f"data.root={asked.data / world.root}"] if world.root and (asked.data / world.root).is_dir() else []
     recipes = {method: assemble.with_data(run.recipe, here) for method, run in opened.items()}
-    (method, recipe), *others = recipes.items()
+    (first, recipe), *others = recipes.items()
     for other, one in others:
         if clips_of(one) != clips_of(recipe):
-            raise KinetextError(f"{other}: section data differs from that of {method}; they can't be compared")
+            raise KinetextError(f"{other}: section data differs from that of {first}; they can't be compared")
     measured = {name: getattr(asked, name) for name in ("budget", "clips", "prompts", "times", "pool", "reader")}
     measured["data"] = clips_of(recipe)
     for method in opened:
-        if method not in asked.at and not isclose(
-            found := plan.minutes(world.recipe(method).stem), asked.budget, rel_tol=1e-3
-        ):
-            raise KinetextError(
-                f"{method}: trained with a budget of {found:g} minutes, expected --budget {asked.budget:g}"
-            )
+        if method not in asked.at:
+            check_budget(plan, world.recipe(method).stem, asked.budget)
     results = known_results(path, json.loads(json.dumps(measured)))
     sets = draw(world, recipe, asked.clips, asked.prompts, asked.times)
-    jury = Jury(world, recipe, opened[method].meta, sets, asked.reader, asked.pool)
+    jury = Jury(world, recipe, opened[first].meta, sets, asked.reader, asked.pool)
     print("real clips: judging", flush=True)
     results |= {"world": world.name, "sizes": measured, "real": {**jury.ceiling(), **origin()}}
     results["prompts"] = prompt_notes(sets)
@@ -178,8 +182,10 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
     for method, run in opened.items():
         print(f"{method}: judging", flush=True)
         folder, name = asked.runs / "clips" / f"{world.prefix}{method}", world.recipe(method).stem
-        trained = facts(run, None if method in asked.at else plan, name)
-        found = entry(run, jury, sets, folder)
+        task = assemble.restore(run)
+        assert isinstance(task, TextToVideo)
+        trained = facts(run, task, None if method in asked.at else plan, name)
+        found = entry(task, jury, sets, folder)
         results["methods"][method] = {"training": trained, **found, "weights": run.weights_hash(), **origin()}
         write_strip(asked.docs, world, method, sets, Clips.of(made_clips(folder), sets))
         path.parent.mkdir(parents=True, exist_ok=True)

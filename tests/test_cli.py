@@ -111,6 +111,7 @@ def test_generate_refuses(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> No
     model = ("--model", runs.maker, "-o", tmp_path / "a.mp4")
     refused(cli("generate", "", *model), "prompt: empty")
     refused(cli("generate", "cat", *model), "knows no word of 'cat'")
+    refused(cli("generate", "cat", "-o", tmp_path / "a.mp4"), "digits knows no word of 'cat'")
     refused(cli("generate", PROMPT, *model, "--steps", 0), "steps: 0, expected 1 to 1000")
     refused(cli("generate", PROMPT, *model, "--num", 0), "num: 0")
     refused(cli("generate", PROMPT, "--model", runs.maker, "-o", tmp_path / "a.avi"), "ends in .mp4")

@@ -176,6 +176,9 @@ def test_what_started_from_a_stage_is_not_finished_without_it(tmp_path: Path) ->
         Run.create(plan.run(stage), assemble.resolve(plan.recipe(stage)), Meta("0.1.0", (), (), (1, 16, 64, 64)))
         (plan.run(stage) / "evaluation.json").write_text("{}")
     assert plan.finished(name) and plan.minutes(name) == pytest.approx(10, rel=1e-4)
+    evolution.check_budget(plan, name, 10)
+    with pytest.raises(KinetextError, match="trained with a budget of 10 minutes, expected --budget 40"):
+        evolution.check_budget(plan, name, 40)
     shutil.rmtree(plan.run(f"{name}_images"))
     with pytest.raises(KinetextError, match="started from evolution_flow_images, which is to be trained anew"):
         plan.finished(name)

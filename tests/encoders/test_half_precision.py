@@ -17,6 +17,7 @@ BUILT: dict[str, Callable[[], Encoder]] = {
     "c3d": lambda: C3D(channels=1, num_frames=16, size=32, width=8, hidden=16, dropout=0.0),
     "i3d": lambda: I3D(channels=1, size=32),
     "r3d_18": lambda: TorchvisionVideo(model="r3d_18", channels=1, num_frames=16, size=32),
+    "s3d": lambda: TorchvisionVideo(model="s3d", channels=1, num_frames=16, size=32),
     "r2plus1d_18": lambda: TorchvisionVideo(model="r2plus1d_18", channels=1, num_frames=16, size=32),
 }
 

@@ -187,12 +187,14 @@ def test_guidance_extrapolates_from_no_text_or_another_text() -> None:
     torch.testing.assert_close(made, torch.full(shape, 5.0 + 2 * (1.0 - 5.0)))
 
 
-@pytest.mark.parametrize(("interval", "guided"), [((0.0, 0.3), "YYnn"), ((0.5, 1.0), "nnYY"), ((0.25, 0.5), "nYYn")])
+@pytest.mark.parametrize(
+    ("interval", "guided"), [((0.1, 0.3), "nYYYnnnnnn"), ((0.8, 1.0), "nnnnnnnnYY"), ((0.0, 0.0), "Ynnnnnnnnn")]
+)
 def test_guidance_holds_in_its_interval_alone(interval: tuple[float, float], guided: str) -> None:
     sides: list[str] = []
     diffusion = Diffusion(guidance_from=interval[0], guidance_to=interval[1])
     diffusion.network.register_forward_pre_hook(lambda module, args: sides.append("nY"[len(args[0]) - 1]))
-    diffusion.sample((1, 1, 1, 4, 4), text(1), rng=rng(), steps=4, guidance=3.0)
+    diffusion.sample((1, 1, 1, 4, 4), text(1), rng=rng(), steps=10, guidance=3.0)
     assert "".join(sides) == guided
 
 
@@ -345,7 +347,8 @@ def test_what_cannot_sample_is_refused() -> None:
         Diffusion(heads=0)
     with pytest.raises(ValueError, match=r"guidance_from: 0\.5, expected in \[0, 1\] and not after guidance_to = 0\.4"):
         Diffusion(guidance_from=0.5, guidance_to=0.4)
-    with pytest.raises(ValueError, match=r"guidance_to: 1\.5, expected in \[0, 1\]"):
-        Diffusion(guidance_to=1.5)
+    for end in (1.5, -0.5):
+        with pytest.raises(ValueError, match=rf"guidance_to: {end}, expected in \[0, 1\]"):
+            Diffusion(guidance_to=end)
     with pytest.raises(ValueError, match="steps: 16, expected 1 to 10"):
         Diffusion(levels=10).times(16)

@@ -57,12 +57,12 @@ def generate(
         history=history, batch=batch,
     )  # fmt: skip
     paths = outputs(out, request.clips)
-    if model is None:
-        model = choosing.maker_for(prompt)
-        typer.echo(f"model: {model}", err=True)
-    pipeline = Pipeline.load(model, device)
+    chosen = model or choosing.maker_for(prompt)
+    pipeline = Pipeline.load(chosen, device)
     with terminal.bar("windows") as progress:
         pipeline.write(prompt, paths, request, progress)
+    if model is None:
+        typer.echo(f"model: {chosen}", err=True)
     for path in paths:
         typer.echo(path)
 

@@ -202,7 +202,8 @@ def _padded(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tens
     The convolution is not left to pad over time: see ``nn.spacetime``.
     """
     sides = [same_padding(*three) for three in zip(x.shape[2:], kernel, stride, strict=True)]
-    return F.pad(x, [zeros for side in reversed(sides) for zeros in side])
+    border = [zeros for side in reversed(sides) for zeros in side]
+    return F.pad(x, border) if any(border) else x
 
 
 def _layers(channels: int, width: int) -> OrderedDict[str, nn.Module]:

@@ -200,7 +200,7 @@ class Diffusion(Generator):
                 f"sampler: {self.sampler} with eta = {self.eta}; its steps do not stand for themselves, expected ddim with eta = 0"
             )
         check_legal("steps", steps, 1 <= steps <= self.levels, f"1 to {self.levels}, the levels")
-        return [1 - n / self.levels for n in self._grid(steps, self.levels)]
+        return [self._time(n) for n in self._grid(steps, self.levels)]
 
     def noised(self, target: Tensor, noise: Tensor, t: float) -> Tensor:
         """a x + s e."""
@@ -212,6 +212,9 @@ class Diffusion(Generator):
         for now, after in pairwise(map(self._level, times)):
             z = self._step(z, self._expected(z, now, cond, None, guidance), now, after, 0.0, None)
         return z
+
+    def _time(self, n: int) -> float:
+        return (self.levels - n) / self.levels  # 1 - n / N would miss 0.3 by a rounding
 
     def _level(self, t: float) -> int:
         return round((1 - t) * self.levels)
@@ -274,12 +277,12 @@ class Diffusion(Generator):
         return x.clamp(-self.clamp, self.clamp) if self.clamp else x
 
     def _guided(self, z: Tensor, n: int, cond: Features, negative: Features | None, guidance: float) -> Tensor:
-        if guidance == 1.0 or not self.guidance_from <= 1 - n / self.levels <= self.guidance_to:
+        if guidance == 1.0 or not self.guidance_from <= self._time(n) <= self.guidance_to:
             return self._said(z, n, cond)
         return mixed(self._said(z.repeat(2, 1, 1, 1, 1), n, sides(cond, negative)), guidance)
 
     def _said(self, z: Tensor, n: int, cond: Features, frames: Tensor | None = None) -> Tensor:
-        t_BT = torch.full((len(z), z.shape[2]), 1 - n / self.levels, device=z.device)
+        t_BT = torch.full((len(z), z.shape[2]), self._time(n), device=z.device)
         said: Tensor = self.network(z, t_BT, cond, frames).float()
         return said
 

@@ -30,7 +30,7 @@ class Flow(Generator):
     "Back to Basics" (JiT), table 1: x-prediction, v-loss). Times are logit-normal (Esser et al. 2024,
     section 3.1). Every frame may have its own time (Chen et al. 2024, "Diffusion Forcing"), so a frame
     that is known is one with t = 1, and the same weights continue, fill in and extend clips. Text
-    tokens join every attention as keys and their mean modulates every norm. Classifier-free guidance
+    tokens join every attention as keys and, where ``pooled_text``, their mean modulates every norm. Classifier-free guidance
     (Ho & Salimans 2022) within an interval of times (Kynkäänniemi et al. 2024).
 
     Args:
