@@ -80,6 +80,25 @@ def test_captions_may_leave_out_the_motions() -> None:
     assert list(digits.texts()) == list(full.texts()), "what is learned from one kind goes on with another"
 
 
+def test_some_clips_are_held_pictures_that_no_motion_is_told_of() -> None:
+    plain = Digits(clips=200).__getitems__(range(200))
+    mixed = Digits(clips=200, stills=0.3).__getitems__(range(200))
+    held = [one for one in mixed if not one.labels]
+    assert 40 <= len(held) <= 80
+    for before, after in zip(plain, mixed, strict=True):
+        assert (
+            before.text is not None and after.text is not None and before.video is not None and after.video is not None
+        )
+        assert torch.equal(before.video[:, 0], after.video[:, 0])
+        if after.labels:
+            assert (before.text, before.labels) == (after.text, after.labels)
+            assert torch.equal(before.video, after.video)
+        else:
+            assert bool((after.video == after.video[:, :1]).all())
+            assert re.findall(r"\d", after.text) == re.findall(r"\d", before.text)
+            assert objects_of(after.text) is None
+
+
 def test_reading_captions() -> None:
     english = "the digit 3 is moving up and down and the digit 7 is moving left and right"
     assert objects_of(english) == ("3 up and down", "7 left and right")
@@ -157,6 +176,7 @@ def test_two_hands_are_mixed_in_the_share_asked_for(squares: str) -> None:
         ({"clips": 0}, "clips: 0"),
         ({"captions": "none"}, "captions: 'none', expected one of full, digits"),
         ({"builtin": 1.5}, "builtin: 1.5, expected 0 to 1"),
+        ({"stills": -0.5}, "stills: -0.5, expected 0 to 1"),
         ({"root": "/nowhere"}, "no train-images-idx3-ubyte"),
     ],
 )

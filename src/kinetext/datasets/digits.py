@@ -54,6 +54,7 @@ _MOTION_WORDS: dict[str, tuple[str, str]] = {"en": MOTIONS, "zh": ("左右", "�
 _JOINTS: dict[str, tuple[str, ...]] = {"en": (" and ", ", and ", " while "), "zh": ("，", "，同时", "和")}
 
 Language = Literal["en", "zh"]
+Captions = Literal["full", "digits"]
 Images = NDArray[np.uint8]
 
 
@@ -102,6 +103,8 @@ class Digits(Dataset):
             motion is which digits train with it.
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
+        stills: share of the clips, in [0, 1], that are a picture held from the first frame to the last: their texts name no
+            motion, and they have no labels. Among clips that move they teach what a text without its motion shows.
         builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
             models that should know both hands.
         seed: of the world.
@@ -118,9 +121,10 @@ class Digits(Dataset):
         digits: tuple[int, ...] = (1, 2),
         composition: Literal["all", "compositional"] = "all",
         languages: tuple[Language, ...] = ("en", "zh"),
-        captions: Literal["full", "digits"] = "full",
+        captions: Captions = "full",
         num_frames: int = FRAMES,
         stride: int = 1,
+        stills: float = 0.0,
         builtin: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -137,14 +141,14 @@ class Digits(Dataset):
             raise DataError("languages: none, expected one or both of en, zh")
         if captions not in _PHRASES:
             raise DataError(f"captions: {captions!r}, expected one of {joined(list(_PHRASES))}")
-        if not 0 <= builtin <= 1:
-            raise DataError(f"builtin: {builtin}, expected 0 to 1")
+        check_between("stills", stills, 0, 1)
+        check_between("builtin", builtin, 0, 1)
         self.hands = [_Hand(*_images(root, split))]
         self.builtin = builtin
         if builtin:
             self.hands.append(_Hand(*_images("", split)))
         self.clips, self.digits, self.languages = clips, digits, languages
-        self.phrases = _PHRASES[captions]
+        self.captions, self.stills = captions, stills
         self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
@@ -168,9 +172,10 @@ class Digits(Dataset):
         indices = np.array([draw % self.clips for draw in draws], dtype=np.uint64)
         dice = Dice(f"{self.seed}/{self.split}", indices)
         objects, count = self._objects(dice)
+        held = dice.uniform("held") < self.stills
         video: Sequence[torch.Tensor | None] = [None] * len(indices)
         if drawn:
-            frames = torch.from_numpy(self._frames(dice, objects, count))
+            frames = torch.from_numpy(self._frames(dice, objects, count, held))
             video = list((frames.float() / 127.5 - 1.0).unsqueeze(1))
         samples = []
         for row, index in enumerate(indices):
@@ -179,8 +184,8 @@ class Digits(Dataset):
                 Sample(
                     key=f"digits/{self.split}/{self.seed}/{index}",
                     video=video[row],
-                    text=self._caption(dice, row, named),
-                    labels={"objects": tuple(OBJECTS[i] for i in named)},
+                    text=self._caption(dice, row, named, "digits" if held[row] else self.captions),
+                    labels={} if held[row] else {"objects": tuple(OBJECTS[i] for i in named)},
                 )
             )
         return samples
@@ -201,10 +206,12 @@ class Digits(Dataset):
         count = np.array(self.digits)[dice.below("count", len(self.digits))]
         return self.objects[np.stack([first, second], 1)], count
 
-    def _frames(self, dice: Dice, objects: NDArray[np.intp], count: NDArray[np.intp]) -> Images:
+    def _frames(
+        self, dice: Dice, objects: NDArray[np.intp], count: NDArray[np.intp], held: NDArray[np.bool_]
+    ) -> Images:
         video = np.zeros((len(objects), self.num_frames, SIZE, SIZE), np.uint8)
         span = SIZE - DIGIT
-        time = np.arange(self.num_frames) * self.stride
+        time = np.where(held[:, None], 0, np.arange(self.num_frames) * self.stride)
         lanes = _lanes(dice, objects, span + 1)
         for place in range(2):
             rows = np.flatnonzero(count > place)
@@ -228,9 +235,9 @@ class Digits(Dataset):
         take = dice.uniform(f"hand{place}") < self.builtin
         return np.where(take[:, None, None], other, chosen)
 
-    def _caption(self, dice: Dice, row: int, objects: NDArray[np.intp]) -> str:
+    def _caption(self, dice: Dice, row: int, objects: NDArray[np.intp], captions: Captions) -> str:
         language = self.languages[dice.below("language", len(self.languages))[row]]
-        phrases, joints = self.phrases[language], _JOINTS[language]
+        phrases, joints = _PHRASES[captions][language], _JOINTS[language]
         phrase = phrases[dice.below("phrase", len(phrases))[row]]
         said = [phrase.format(d=o // 2, m=_MOTION_WORDS[language][o % 2]) for o in objects]
         return joints[dice.below("joint", len(joints))[row]].join(said)
