@@ -125,26 +125,6 @@ def test_generate_refuses(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> No
     assert cli("generate", PROMPT, "--steps", "many").code == 2
 
 
-def test_generate_takes_the_shipped_model_that_knows_the_prompt(
-    cli: Cli, runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("first", "second"):
-        shutil.copytree(runs.maker, tmp_path / name)
-    shutil.copytree(runs.both, tmp_path / "a-reader")  # which knows the words, and makes nothing
-    meta = tmp_path / "second" / "meta.json"
-    meta.write_text(meta.read_text().replace('"digit"', '"bird"').replace('"数"', '"鸟"'))
-    monkeypatch.setattr("kinetext.assemble.runs.MODELS", tmp_path)
-    asked = {"the digit 3": "first", "the bird 3": "second", "数": "first", "鸟": "second", "up": "first"}
-    for number, (prompt, model) in enumerate(asked.items()):
-        out = tmp_path / f"{number}.mp4"
-        done = cli("generate", prompt, "--steps", 1, "-o", out)
-        assert (done.code, done.out) == (0, f"{out}\n")
-        assert f"model: {model}\n" in done.err
-        said = video.read_provenance(out)
-        assert said is not None
-        assert said["model"] == model
-
-
 def test_generate_from_files(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
     """Every option reaches the clip's own account of itself."""
     picture, clip, out = tmp_path / "a.png", tmp_path / "a.mp4", tmp_path / "out.mp4"

@@ -118,11 +118,10 @@ def test_the_card_says_what_was_measured(run: Run) -> None:
 
 
 def test_a_shipped_model_keeps_its_card(runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = shutil.copytree(runs.reader, tmp_path / "kinetext" / "models" / "reader")
+    shipped = shutil.copytree(runs.reader, tmp_path / "models" / "reader")
     before = (shipped / "meta.json").read_bytes()
     with monkeypatch.context() as patch:
-        for module in (report.kinetext, assemble.runs.kinetext):
-            patch.setattr(module, "__file__", str(tmp_path / "kinetext" / "__init__.py"))
+        patch.setattr(assemble.runs, "MODELS", tmp_path / "models")
         found, card = report.judge("reader", ["evaluate.samples=2"])
     assert found.numbers["samples"] == 2
     assert card is None

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import kinetext
 from kinetext import assemble, checkpoint, runtime
 from kinetext.checkpoint import Run, write_text
 from kinetext.config import Recipe
@@ -42,8 +41,7 @@ def judge(
     """
     run = assemble.open_run(name)
     found = evaluate(run, overrides, device=assemble.device(device), progress=progress)
-    shipped = Path(kinetext.__file__).resolve().parent in run.path.resolve().parents
-    if shipped or not os.access(run.path, os.W_OK):
+    if assemble.is_shipped(run) or not os.access(run.path, os.W_OK):
         return found, None
     record(run, found, {"evaluated with": " ".join(overrides) or "the recipe's own settings"})
     write(run)

@@ -3,7 +3,7 @@
 from kinetext.assemble.catalog import ROLES, WIRED, find, resolve, with_data
 from kinetext.assemble.encoding import encoded
 from kinetext.assemble.loading import collate, dataset, describe, plain_batches, tokenizer, train_batches
-from kinetext.assemble.runs import device, open_path, open_run, shipped
+from kinetext.assemble.runs import device, is_shipped, open_path, open_run, shipped
 from kinetext.assemble.tasks import clip_reader, is_error, keep, metrics, restore, start_weights, task
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "encoded",
     "find",
     "is_error",
+    "is_shipped",
     "keep",
     "metrics",
     "open_path",

@@ -51,6 +51,11 @@ def open_run(name: str) -> Run:
     raise RunError(f"{name}: neither a run folder nor a shipped model{suggest(name, names)}; shipped: {joined(names)}")
 
 
+def is_shipped(run: Run) -> bool:
+    """Whether a run lies in the package."""
+    return run.path.resolve().is_relative_to(MODELS.resolve())
+
+
 def shipped() -> list[str]:
     """The names of the models that ship in the package."""
     return sorted(path.parent.name for path in MODELS.glob("*/recipe.toml"))
