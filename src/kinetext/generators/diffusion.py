@@ -54,7 +54,7 @@ class Diffusion(Generator):
         cond_dropout: share of training clips, in [0, 1], that see no text (for guidance).
         sampler: "ddim" (Song et al. 2021, eq. 12), "ddpm", which is the same with all of the noise (eta = 1), or "dpmpp",
             DPM-Solver++(2M) (Lu et al. 2022, algorithm 2).
-        guidance_from, guidance_to: guide only while t = 1 - n / N is in this interval of [0, 1] (Kynkaanniemi et al. 2024).
+        guidance_from, guidance_to: guide only while t = 1 - n / N is in this interval of [0, 1] (Kynkäänniemi et al. 2024).
         eta: how much fresh noise a step of "ddim" adds, in [0, 1].
         reconstruction: how strongly the rest of a clip follows what is known of it, >= 0; 0 is replacement alone. Every step
             costs a backward pass more.

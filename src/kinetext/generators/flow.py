@@ -49,7 +49,7 @@ class Flow(Generator):
         gaps: share of training clips, in [0, 1], of which every second, third or fourth frame is known.
         cond_dropout: share of training clips, in [0, 1], that see no text (for guidance).
         sampler: "heun" (two evaluations a step) or "euler" (one).
-        guidance_from, guidance_to: guide only while t is in this interval of [0, 1] (Kynkaanniemi et al. 2024).
+        guidance_from, guidance_to: guide only while t is in this interval of [0, 1] (Kynkäänniemi et al. 2024).
         shift: > 0; above 1 the sampler spends more of its steps near noise (Esser et al. 2024, eq. 23).
     """
 

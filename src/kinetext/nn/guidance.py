@@ -9,7 +9,7 @@ from kinetext.types import Features, check_legal
 
 
 def check_interval(start: float, end: float) -> None:
-    """Refuses times between which a text is to guide that are no interval of [0, 1] (Kynkaanniemi et al. 2024)."""
+    """Refuses times between which a text is to guide that are no interval of [0, 1] (Kynkäänniemi et al. 2024)."""
     check_legal("guidance_to", end, 0 <= end <= 1, "in [0, 1]")
     check_legal("guidance_from", start, 0 <= start <= end, f"in [0, 1] and not after guidance_to = {end}")
 
