@@ -37,8 +37,10 @@ from evolution_plan import Plan
 from evolution_sampling import is_made, made_clips, made_costs, slope
 from evolution_worlds import ROOT, WORLDS, Sets, draw
 from kinetext import assemble, runtime
+from kinetext.assemble.catalog import WIRED, find
 from kinetext.checkpoint import Run, write_text
-from kinetext.config import Recipe
+from kinetext.config import Component
+from kinetext.options import check_args
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.types import KinetextError
 
@@ -125,13 +127,16 @@ def entry(task: TextToVideo, jury: Jury, sets: Sets, folder: Path) -> dict[str, 
 
 
 def known_results(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """The results so far, which must have been measured alike.
+    """The results so far, which must have been measured alike; an option of the clips that is newer had its default.
 
     Raises:
         KinetextError: they were not.
     """
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"methods": {}}
     before = results.get("sizes", {}) if results["methods"] else {}
+    if "data" in before:
+        name, args = before["data"]["name"], {k: v for k, v in before["data"].items() if k != "name"}
+        before["data"] = clips_of(Component(name, args))
     for name, value in measured.items():
         if before and before.get(name) != value:
             raise KinetextError(
@@ -140,10 +145,12 @@ def known_results(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
     return results
 
 
-def clips_of(recipe: Recipe) -> dict[str, Any]:
-    """Which clips a recipe is trained on; how much their texts say may differ from method to method."""
-    args = {name: value for name, value in recipe.data.args.items() if name != "captions"}
-    return {"name": recipe.data.name, **args, "root": Path(str(args.get("root", ""))).name}
+def clips_of(data: Component) -> dict[str, Any]:
+    """Which clips are trained on, every option spelled out; how much their texts say may differ from method to method."""
+    args = check_args("data", find("data", data.name), data.args, WIRED["data"])
+    args.pop("captions", None)
+    noted = {"name": data.name, **args, "root": Path(str(args.get("root", ""))).name}
+    return dict(json.loads(json.dumps(noted)))  # as it comes back from the results
 
 
 def check_budget(plan: Plan, name: str, budget: float) -> None:
@@ -165,10 +172,10 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
     recipes = {method: assemble.with_data(run.recipe, here) for method, run in opened.items()}
     (first, recipe), *others = recipes.items()
     for other, one in others:
-        if clips_of(one) != clips_of(recipe):
+        if clips_of(one.data) != clips_of(recipe.data):
             raise KinetextError(f"{other}: section data differs from that of {first}; they can't be compared")
     measured = {name: getattr(asked, name) for name in ("budget", "clips", "prompts", "times", "pool", "reader")}
-    measured["data"] = clips_of(recipe)
+    measured["data"] = clips_of(recipe.data)
     for method in opened:
         if method not in asked.at:
             check_budget(plan, world.recipe(method).stem, asked.budget)

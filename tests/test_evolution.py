@@ -15,7 +15,7 @@ from PIL import Image
 
 from kinetext import assemble
 from kinetext.checkpoint import Meta, Run
-from kinetext.config import Recipe
+from kinetext.config import Component, Recipe
 from kinetext.types import KinetextError, Sample
 
 ROOT = Path(__file__).parents[1]
@@ -193,11 +193,16 @@ def test_starts_are_compared_prompt_by_prompt() -> None:
 
 
 def test_results_measured_otherwise_are_not_mixed(tmp_path: Path) -> None:
+    def clips(args: dict[str, object]) -> dict[str, object]:
+        return evolution.clips_of(Component("digits", args))
+
     path = tmp_path / "results.json"
     assert evolution.known_results(path, {"budget": 40}) == {"methods": {}}
-    path.write_text(json.dumps({"methods": {"gan": {}}, "sizes": {"budget": 40, "data": {"root": "mnist"}}}))
-    assert "gan" in evolution.known_results(path, {"budget": 40})["methods"]
-    for measured in ({"budget": 3}, {"data": {"root": ""}}):
+    noted = {"name": "digits", "root": "mnist", "digits": [1]}  # before there were other options
+    path.write_text(json.dumps({"methods": {"gan": {}}, "sizes": {"budget": 40, "data": noted}}))
+    same, other = ({"root": root, "digits": (1,), "stills": 0.0} for root in ("../data/mnist", ""))
+    assert "gan" in evolution.known_results(path, {"budget": 40, "data": clips(same)})["methods"]
+    for measured in ({"budget": 3}, {"data": clips(other)}, {"data": clips(same | {"stills": 0.5})}):
         with pytest.raises(KinetextError, match=r"results.json: measured with .* choose another --results"):
             evolution.known_results(path, measured)
 
