@@ -99,31 +99,6 @@ def test_some_clips_are_held_pictures_that_no_motion_is_told_of() -> None:
             assert objects_of(after.text) is None
 
 
-def test_some_clips_are_patchworks_whose_motion_alone_is_told() -> None:
-    plain = Digits(clips=200, digits=(1,)).__getitems__(range(200))
-    mixed = Digits(clips=200, digits=(1,), stills=0.2, patchworks=0.3).__getitems__(range(200))
-    seen = dict.fromkeys(("whole", "held", "patched"), 0)
-    for before, after in zip(plain, mixed, strict=True):
-        assert before.text and after.text and before.video is not None and after.video is not None
-        kind = "whole" if after.labels else "held" if re.search(r"\d", after.text) else "patched"
-        seen[kind] += 1
-        assert torch.equal(before.video, after.video) == (kind == "whole")
-        if kind == "patched":
-            motion = re.search("left and right|up and down|左右|上下", after.text)
-            assert motion and motion[0] in before.text
-            shown = [_cut(frame > 0) for frame in after.video[0]]
-            assert all(torch.equal(one, shown[0]) for one in shown), "one thing moves, and does not change"
-            assert not torch.equal(after.video[:, 0], after.video[:, 1])
-    assert 25 <= seen["held"] <= 55 and 45 <= seen["patched"] <= 75
-    words = Tokenizer.train(Digits(clips=1).texts(), "word")
-    assert not any(words.unknown(one.text) for one in mixed)
-
-
-def _cut(inked: torch.Tensor) -> torch.Tensor:
-    """What is inked, without the empty margins."""
-    return inked[inked.any(1)][:, inked.any(0)]
-
-
 def test_reading_captions() -> None:
     english = "the digit 3 is moving up and down and the digit 7 is moving left and right"
     assert objects_of(english) == ("3 up and down", "7 left and right")
@@ -199,10 +174,9 @@ def test_two_hands_are_mixed_in_the_share_asked_for(squares: str) -> None:
         ({"digits": (3,)}, "digits: \\[3\\], expected one or both of 1, 2"),
         ({"languages": ()}, "languages: none"),
         ({"clips": 0}, "clips: 0"),
-        ({"captions": "none"}, "captions: 'none', expected one of full, digits, motions"),
+        ({"captions": "none"}, "captions: 'none', expected one of full, digits"),
         ({"builtin": 1.5}, "builtin: 1.5, expected 0 to 1"),
         ({"stills": -0.5}, "stills: -0.5, expected 0 to 1"),
-        ({"stills": 0.25, "patchworks": 0.8}, "patchworks: 0.8, expected 0 to 0.75"),
         ({"root": "/nowhere"}, "no train-images-idx3-ubyte"),
     ],
 )

@@ -49,16 +49,12 @@ _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "en": ("the digit {d}", "digit {d}", "a {d}", "{d}", "the number {d}"),
         "zh": ("数字{d}", "{d}", "一个{d}"),
     },
-    "motions": {
-        "en": ("is moving {m}", "moves {m}", "moving {m}", "bounces {m}", "goes {m}"),
-        "zh": ("{m}移动", "在{m}移动", "正在{m}运动"),
-    },
 }
 _MOTION_WORDS: dict[str, tuple[str, str]] = {"en": MOTIONS, "zh": ("左右", "上下")}
 _JOINTS: dict[str, tuple[str, ...]] = {"en": (" and ", ", and ", " while "), "zh": ("，", "，同时", "和")}
 
 Language = Literal["en", "zh"]
-Captions = Literal["full", "digits", "motions"]
+Captions = Literal["full", "digits"]
 Images = NDArray[np.uint8]
 
 
@@ -103,15 +99,12 @@ class Digits(Dataset):
         composition: "all" pairs of digit and motion everywhere; or "compositional": train sees half of
             them and val has only clips whose every pair is unseen.
         languages: of the captions, from {"en", "zh"}.
-        captions: "full"; "digits" without motions, as of a picture: all that the text of a single frame could tell by a
-            motion is which digits train with it; or "motions" without digits.
+        captions: "full", or "digits" without motions, as of a picture: all that the text of a single frame could tell by a
+            motion is which digits train with it.
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
         stills: share of the clips, in [0, 1], that are a picture held from the first frame to the last: their texts name no
             motion, and they have no labels. Among clips that move they teach what a text without its motion shows.
-        patchworks: share of the clips, in [0, 1 - stills], that show patchworks instead, each of the quarters of four
-            different digits in the corners across: their texts name the motion alone, and they have no labels. They teach a motion that is
-            no sign of the digits that train with it.
         builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
             models that should know both hands.
         seed: of the world.
@@ -132,7 +125,6 @@ class Digits(Dataset):
         num_frames: int = FRAMES,
         stride: int = 1,
         stills: float = 0.0,
-        patchworks: float = 0.0,
         builtin: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -150,14 +142,13 @@ class Digits(Dataset):
         if captions not in _PHRASES:
             raise DataError(f"captions: {captions!r}, expected one of {joined(list(_PHRASES))}")
         check_between("stills", stills, 0, 1)
-        check_between("patchworks", patchworks, 0, 1 - stills)
         check_between("builtin", builtin, 0, 1)
         self.hands = [_Hand(*_images(root, split))]
         self.builtin = builtin
         if builtin:
             self.hands.append(_Hand(*_images("", split)))
         self.clips, self.digits, self.languages = clips, digits, languages
-        self.captions, self.stills, self.patchworks = captions, stills, patchworks
+        self.captions, self.stills = captions, stills
         self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
@@ -181,22 +172,20 @@ class Digits(Dataset):
         indices = np.array([draw % self.clips for draw in draws], dtype=np.uint64)
         dice = Dice(f"{self.seed}/{self.split}", indices)
         objects, count = self._objects(dice)
-        kind = dice.uniform("held")
-        held, patched = kind < self.stills, (kind >= self.stills) & (kind < self.stills + self.patchworks)
+        held = dice.uniform("held") < self.stills
         video: Sequence[torch.Tensor | None] = [None] * len(indices)
         if drawn:
-            frames = torch.from_numpy(self._frames(dice, objects, count, held, patched))
+            frames = torch.from_numpy(self._frames(dice, objects, count, held))
             video = list((frames.float() / 127.5 - 1.0).unsqueeze(1))
         samples = []
         for row, index in enumerate(indices):
             named = objects[row, : count[row]]
-            captions: Captions = "digits" if held[row] else "motions" if patched[row] else self.captions
             samples.append(
                 Sample(
                     key=f"digits/{self.split}/{self.seed}/{index}",
                     video=video[row],
-                    text=self._caption(dice, row, named, captions),
-                    labels={} if held[row] or patched[row] else {"objects": tuple(OBJECTS[i] for i in named)},
+                    text=self._caption(dice, row, named, "digits" if held[row] else self.captions),
+                    labels={} if held[row] else {"objects": tuple(OBJECTS[i] for i in named)},
                 )
             )
         return samples
@@ -218,12 +207,7 @@ class Digits(Dataset):
         return self.objects[np.stack([first, second], 1)], count
 
     def _frames(
-        self,
-        dice: Dice,
-        objects: NDArray[np.intp],
-        count: NDArray[np.intp],
-        held: NDArray[np.bool_],
-        patched: NDArray[np.bool_],
+        self, dice: Dice, objects: NDArray[np.intp], count: NDArray[np.intp], held: NDArray[np.bool_]
     ) -> Images:
         video = np.zeros((len(objects), self.num_frames, SIZE, SIZE), np.uint8)
         span = SIZE - DIGIT
@@ -238,21 +222,9 @@ class Digits(Dataset):
             still = lanes[:, place][:, None].repeat(self.num_frames, 1)
             x = np.where(motion[:, None] == 0, moving, still)
             y = np.where(motion[:, None] == 0, still, moving)
-            images = self._pick(dice, place, digit)
-            if patched.any():
-                images = np.where(patched[:, None, None], self._patchwork(dice, place), images)
-            _paste(video, rows, images[rows], x[rows], y[rows])
+            images = self._pick(dice, place, digit)[rows]
+            _paste(video, rows, images, x[rows], y[rows])
         return video
-
-    def _patchwork(self, dice: Dice, place: int) -> Images:
-        """The quarters of four different digits, each in the corner across, so that no digit comes out: ``(N, 28, 28)``."""
-        first, half = dice.below(f"patch{place}", 10), DIGIT // 2
-        corners = [np.s_[:, y : y + half, x : x + half] for y in (0, half) for x in (0, half)]
-        made = np.empty((len(first), DIGIT, DIGIT), np.uint8)
-        for quarter, (here, across) in enumerate(zip(corners, reversed(corners), strict=True)):
-            digit = (first + 3 * quarter) % 10
-            made[here] = self.hands[0].pick(digit, dice.uniform(f"patch{place}/{quarter}"))[across]
-        return made
 
     def _pick(self, dice: Dice, place: int, digits: NDArray[np.intp]) -> Images:
         """One handwritten image of each digit ``(N, 28, 28)``."""
