@@ -214,7 +214,7 @@ def clip_pieces(data: Dataset, places: Sequence[int]) -> Iterator[tuple[list[Sam
     """Samples and their clips, uint8, a piece at a time."""
     for first in range(0, len(places), PIECE):
         samples = data.__getitems__(places[first : first + PIECE])
-        yield samples, torch.stack([as_bytes(one.video) for one in samples if one.video is not None])
+        yield samples, as_bytes(torch.stack([one.video for one in samples if one.video is not None]))
 
 
 def as_bytes(video: Tensor) -> Tensor:
