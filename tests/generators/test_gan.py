@@ -86,11 +86,14 @@ def test_the_losses_of_two_clips_by_hand() -> None:
     hinge = (0 + 4) / 2 + 0.3 * (1.5 + 0) / 2 + 0.7 * (0 + 2) / 2
     right, made, wrong = softplus(-1) + softplus(3), softplus(0.5) + softplus(-1.5), softplus(-3) + softplus(1)
     bce = right / 2 + 0.3 * made / 2 + 0.7 * wrong / 2
+    rivals = 0.3 * (softplus(0.5 - 1) + softplus(-1.5 + 3)) / 2 + 0.7 * (softplus(-3 - 1) + softplus(1 + 3)) / 2
     expected = {
         ("hinge", "discriminator"): hinge,
         ("hinge", "generator"): -(0.5 - 1.5) / 2,
         ("bce", "discriminator"): bce,
         ("bce", "generator"): (softplus(-0.5) + softplus(1.5)) / 2,
+        ("relativistic", "discriminator"): rivals,
+        ("relativistic", "generator"): (softplus(1 - 0.5) + softplus(-3 + 1.5)) / 2,
     }
     for (objective, player), value in expected.items():
         losses = by_hand(objective=objective, mismatch=0.7).loss(target, cond, player=player, rng=rng())
@@ -180,6 +183,19 @@ def test_r1_comes_on_every_kth_step_on_average_and_k_times_as_strong() -> None:
     assert 0.15 < sum(seen) / len(seen) < 0.35
     with torch.no_grad():  # as in an evaluation
         assert "r1" not in linear(r1_every=1).loss(target, cond, player="discriminator", rng=rng()).parts
+
+
+def test_r2_is_of_made_clips() -> None:
+    """Of linear discriminators it is R1, which is the same everywhere; of others the two differ."""
+    cond, target = text(3, 5), torch.randn(3, 1, 4, 8, 8, generator=rng(4))
+    gan = linear(r1=0.3, r2=0.2, r1_every=1)
+    parts = gan.loss(target, cond, player="discriminator", rng=rng()).parts
+    torch.testing.assert_close(parts["r1"], parts["r2"])
+    torch.testing.assert_close(parts["r2"], closed_form(gan, cond))
+    curved = Gan(cond_dim=5, r1=0.3, r2=0.2, r1_every=1)
+    parts = curved.loss(target, cond, player="discriminator", rng=rng()).parts
+    assert parts["r1"] != parts["r2"]
+    assert "r1" not in linear(r1=0.0, r2=0.2, r1_every=1).loss(target, cond, player="discriminator", rng=rng()).parts
 
 
 def test_r1_is_the_same_under_autocast_and_reaches_the_weights() -> None:
@@ -314,6 +330,7 @@ def test_learning_the_text_decides_the_clip(options: dict[str, Any]) -> None:
         ({"levels": 0}, "levels: 0, expected >= 1"),
         ({"blocks": -1}, "blocks: -1, expected >= 0"),
         ({"r1": -1.0}, "r1: -1.0, expected >= 0"),
+        ({"r2": -1.0}, "r2: -1.0, expected >= 0"),
         ({"r1_every": 0}, "r1_every: 0, expected >= 1"),
         ({"frames_seen": 0}, "frames_seen: 0, expected >= 1"),
         ({"mismatch": 1.0}, r"mismatch: 1.0, expected in \[0, 1\)"),

@@ -18,7 +18,7 @@ from kinetext.nn.noise import normal
 from kinetext.types import DataError, Features, Known, Losses, Start, check_legal, joined
 
 View = Literal["video", "frame", "motion"]
-AdversarialLoss = Literal["hinge", "bce"]
+AdversarialLoss = Literal["relativistic", "hinge", "bce"]
 
 
 class Gan(Generator):
@@ -29,17 +29,21 @@ class Gan(Generator):
     Adversarial Text to Image Synthesis", algorithm 1): a real clip with the text of another one is to be told too.
     Each minimises, with real clips x and the wrong text s',
 
-        bce    softplus(-D(x, s)) + (1 - m) softplus(D(G(z, s), s)) + m softplus(D(x, s'))
-        hinge  relu(1 - D(x, s)) + (1 - m) relu(1 + D(G(z, s), s)) + m relu(1 + D(x, s'))
+        bce           softplus(-D(x, s)) + (1 - m) softplus(D(G(z, s), s)) + m softplus(D(x, s'))
+        hinge         relu(1 - D(x, s)) + (1 - m) relu(1 + D(G(z, s), s)) + m relu(1 + D(x, s'))
+        relativistic  (1 - m) softplus(D(G(z, s), s) - D(x, s)) + m softplus(D(x, s') - D(x, s))
 
-    and G the sum over all three of softplus(-D(G(z, s), s)) (bce; Goodfellow et al. 2014, section 3) or
-    -D(G(z, s), s) (hinge; Lim & Ye 2017, eq. 10 and 11; Miyato et al. 2018, eq. 16 and 17). D is kept smooth by
+    and G the sum over all three of softplus(-D(G(z, s), s)) (bce; Goodfellow et al. 2014, section 3), -D(G(z, s), s) (hinge;
+    Lim & Ye 2017, eq. 10 and 11; Miyato et al. 2018, eq. 16 and 17) or softplus(D(x, s) - D(G(z, s), s)) (relativistic: a made
+    clip only has to pass for more real than the real one beside it; Jolicoeur-Martineau 2019, "The relativistic discriminator",
+    section 4; Huang et al. 2024, "The GAN is dead; long live the GAN!", eq. 2). D is kept smooth by
 
         R1     r1 / 2 |grad_x D(x, s)|^2  (Mescheder et al. 2018, "Which Training Methods for GANs do actually
-               Converge?", eq. 9), on every k-th step on average, k times as strong (Karras et al. 2020, "StyleGAN2",
-               section 3.1, lazy regularisation),
+               Converge?", eq. 9),
+        R2     r2 / 2 |grad_x D(G(z, s), s)|^2 (the same, eq. 10), without which the slope where made clips are is free,
 
-    or by spectral norm (Miyato et al. 2018, eq. 8), or both.
+    both on every k-th step on average, k times as strong (Karras et al. 2020, "StyleGAN2", section 3.1, lazy regularisation),
+    or by spectral norm (Miyato et al. 2018, eq. 8), or by all.
 
     Args:
         channels, num_frames, height, width: of the target (decided by the assembly).
@@ -54,11 +58,11 @@ class Gan(Generator):
             2018, "MoCoGAN", section 3: content apart from motion); 0 is one noise for the whole clip, as in TGANs-C.
         views: discriminators, one or more of "video", "frame", "motion"; "motion" needs two frames.
         frames_seen: how many frames, and neighbouring pairs, of a clip a training step shows, >= 1.
-        objective: "hinge" or "bce".
+        objective: "relativistic", "hinge" or "bce".
         mismatch: share m, in [0, 1), of real clips with wrong text in what is to be refused. What is to be refused weighs
             as much as what is to be accepted: else a discriminator is best off refusing everything, and stays there.
-        r1: weight of R1, >= 0.
-        r1_every: k of R1, >= 1.
+        r1, r2: weights of R1 and R2, >= 0.
+        r1_every: k of both, >= 1.
         spectral_norm: of the discriminators.
     """
 
@@ -87,6 +91,7 @@ class Gan(Generator):
         objective: AdversarialLoss = "hinge",
         mismatch: float = 0.5,
         r1: float = 1.0,
+        r2: float = 0.0,
         r1_every: int = 8,
         spectral_norm: bool = False,
     ) -> None:
@@ -98,7 +103,8 @@ class Gan(Generator):
             check_legal(name, value, value >= 0, ">= 0")
         check_legal("frames_seen", frames_seen, frames_seen >= 1, ">= 1")
         check_legal("mismatch", mismatch, 0 <= mismatch < 1, "in [0, 1)")
-        check_legal("r1", r1, r1 >= 0, ">= 0")
+        for name, weight in (("r1", r1), ("r2", r2)):
+            check_legal(name, weight, weight >= 0, ">= 0")
         check_legal("r1_every", r1_every, r1_every >= 1, ">= 1")
         least = ("video", "frame") if num_frames < 2 else ("video", "frame", "motion")
         legal = len(views) > 0 and set(views) <= set(least) and len(set(views)) == len(views)
@@ -108,7 +114,7 @@ class Gan(Generator):
         self.check(self.shape)
         self.noise, self.motion_noise = noise, motion_noise
         self.frames_seen, self.objective, self.mismatch = frames_seen, objective, mismatch
-        self.r1, self.r1_every = r1, r1_every
+        self.r1, self.r2, self.r1_every = r1, r2, r1_every
         grid = (num_frames, height, width)
         self.no_text = nn.Parameter(torch.randn(cond_dim) * 0.02)
         self.maker = ClipDeconvolution(
@@ -165,7 +171,8 @@ class Gan(Generator):
             with _still(self.critics):
                 # the text of a discriminator is given: else it could be bent until everything matches it
                 scores = self._scores(self._views(made, shown), text.detach(), has)
-            total = torch.stack([self._wants(score).mean() for score in scores.values()]).sum()
+                rivals = self._rivals(self._views(target, shown), text.detach(), has)
+            total = torch.stack([self._wants(scores[view], rivals.get(view)).mean() for view in scores]).sum()
             return Losses(total, {f"fooled_{view}": (s.detach() > 0).float().mean() for view, s in scores.items()})
         with torch.no_grad():
             made = self._make(noise, path, text, has).float()
@@ -189,14 +196,16 @@ class Gan(Generator):
             fake = critic.score(h_made, _each(text, times), _each(has, times))
             mixed = critic.score(h_real, _each(other, times), torch.ones_like(_each(has, times)))
             mismatched = _each(wrong, times)
-            unmatched = self._refuses(mixed).masked_fill(~mismatched, 0.0).sum() / mismatched.sum().clamp(min=1)
-            refused = (1 - share) * self._refuses(fake).mean() + share * unmatched
+            unmatched = self._refuses(mixed, right).masked_fill(~mismatched, 0.0).sum() / mismatched.sum().clamp(min=1)
+            refused = (1 - share) * self._refuses(fake, right).mean() + share * unmatched
             total = total + self._accepts(right).mean() + refused
             parts[f"told_{view}"] = (right.detach() > fake.detach()).float().mean()
-        if self.r1 and punished and torch.is_grad_enabled():
-            penalty = self.penalty(views_real, text, has)
-            total = total + self.r1_every * self.r1 / 2 * penalty
-            parts["r1"] = penalty.detach()
+        if punished and torch.is_grad_enabled():
+            for name, weight, views in (("r1", self.r1, views_real), ("r2", self.r2, views_made)):
+                if weight:
+                    penalty = self.penalty(views, text, has)
+                    total = total + self.r1_every * weight / 2 * penalty
+                    parts[name] = penalty.detach()
         return Losses(total, parts)
 
     def penalty(self, views: Mapping[str, Tensor], text: Tensor, has: Tensor) -> Tensor:
@@ -247,13 +256,24 @@ class Gan(Generator):
         return other, apart & has & has.roll(shift, 0)
 
     def _accepts(self, score: Tensor) -> Tensor:
+        if self.objective == "relativistic":
+            return torch.zeros_like(score)  # only how scores stand to each other counts
         return F.relu(1 - score) if self.objective == "hinge" else F.softplus(-score)
 
-    def _refuses(self, score: Tensor) -> Tensor:
+    def _refuses(self, score: Tensor, right: Tensor) -> Tensor:
+        if self.objective == "relativistic":
+            return F.softplus(score - right)
         return F.relu(1 + score) if self.objective == "hinge" else F.softplus(score)
 
-    def _wants(self, score: Tensor) -> Tensor:
+    def _wants(self, score: Tensor, rival: Tensor | None) -> Tensor:
+        if rival is not None:
+            return F.softplus(rival - score)
         return -score if self.objective == "hinge" else F.softplus(-score)
+
+    @torch.no_grad()
+    def _rivals(self, views: Mapping[str, Tensor], text: Tensor, has: Tensor) -> dict[str, Tensor]:
+        """The scores of the real clips that made ones are measured by, of an objective that does."""
+        return self._scores(views, text, has) if self.objective == "relativistic" else {}
 
     def _noise(self, batch: int, rng: Rng | Sequence[Rng], on: torch.device) -> tuple[Tensor, Tensor | None]:
         content = normal((batch, self.noise), rng, on)
