@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import cache
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,9 @@ def _frames(run: Run) -> float:
     return float(run.latest().get("step", 0) * train.batch * train.accumulate * seen)
 
 
+@cache
 def origin() -> dict[str, Any]:
-    """Where and by what something was measured."""
+    """Where and by what something was measured: when it is first asked, for the folder may change under a long run."""
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
@@ -133,10 +135,9 @@ def known_results(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
         KinetextError: they were not.
     """
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"methods": {}}
-    before = results.get("sizes", {}) if results["methods"] else {}
+    before = dict(results.get("sizes", {})) if results["methods"] else {}
     if "data" in before:
-        name, args = before["data"]["name"], {k: v for k, v in before["data"].items() if k != "name"}
-        before["data"] = clips_of(Component(name, args))
+        before["data"] = {**defaults(before["data"]["name"]), **before["data"]}
     for name, value in measured.items():
         if before and before.get(name) != value:
             raise KinetextError(
@@ -145,12 +146,17 @@ def known_results(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
     return results
 
 
+def defaults(data: str) -> dict[str, Any]:
+    """What the options of the component ``data`` are where a recipe says nothing, as they stand in results."""
+    return clips_of(Component(data, check_args("data", find("data", data), {}, WIRED["data"])))
+
+
 def clips_of(data: Component) -> dict[str, Any]:
-    """Which clips are trained on, every option spelled out; how much their texts say may differ from method to method."""
-    args = check_args("data", find("data", data.name), data.args, WIRED["data"])
-    args.pop("captions", None)
-    noted = {"name": data.name, **args, "root": Path(str(args.get("root", ""))).name}
-    return dict(json.loads(json.dumps(noted)))  # as it comes back from the results
+    """Which clips a recipe is trained on; how much their texts say may differ from method to method."""
+    args = {name: value for name, value in data.args.items() if name != "captions"}
+    if "root" in args:
+        args["root"] = Path(args["root"]).name
+    return dict(json.loads(json.dumps({"name": data.name, **args})))  # as it comes back from the results
 
 
 def check_budget(plan: Plan, name: str, budget: float) -> None:
@@ -257,6 +263,7 @@ def _stop(number: int, frame: object) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     asked = arguments(words)
+    origin()
     world, failed = WORLDS[asked.world], list[str]()
     signal.signal(signal.SIGTERM, _stop)
     try:

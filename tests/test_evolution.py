@@ -194,7 +194,7 @@ def test_starts_are_compared_prompt_by_prompt() -> None:
 
 def test_results_measured_otherwise_are_not_mixed(tmp_path: Path) -> None:
     def clips(args: dict[str, object]) -> dict[str, object]:
-        return evolution.clips_of(Component("digits", args))
+        return evolution.defaults("digits") | evolution.clips_of(Component("digits", args))
 
     path = tmp_path / "results.json"
     assert evolution.known_results(path, {"budget": 40}) == {"methods": {}}
@@ -205,6 +205,13 @@ def test_results_measured_otherwise_are_not_mixed(tmp_path: Path) -> None:
     for measured in ({"budget": 3}, {"data": clips(other)}, {"data": clips(same | {"stills": 0.5})}):
         with pytest.raises(KinetextError, match=r"results.json: measured with .* choose another --results"):
             evolution.known_results(path, measured)
+    for world in ("digits", "shapes"):  # what is written is read again; an option that is gone is another measurement
+        sizes = {"data": evolution.defaults(world)}
+        path.write_text(json.dumps({"methods": {"gan": {}}, "sizes": sizes}))
+        assert evolution.known_results(path, sizes)["sizes"] == sizes
+        path.write_text(json.dumps({"methods": {"gan": {}}, "sizes": {"data": sizes["data"] | {"gone": 1}}}))
+        with pytest.raises(KinetextError, match=r"results.json: measured with data .*'gone': 1"):
+            evolution.known_results(path, sizes)
 
 
 def test_clips_of_other_weights_are_not_judged(runs: SimpleNamespace, tmp_path: Path) -> None:

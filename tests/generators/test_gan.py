@@ -98,6 +98,8 @@ def test_the_losses_of_two_clips_by_hand() -> None:
     for (objective, player), value in expected.items():
         losses = by_hand(objective=objective, mismatch=0.7).loss(target, cond, player=player, rng=rng())
         assert losses.total.item() == pytest.approx(value)
+        if player == "generator":  # scores 0.5 and -1.5 against 0, or against those of real clips, 1 and -3
+            assert losses.parts["fooled_video"] == 0.5
 
 
 def test_a_wrong_text_is_one_that_is_there_and_another() -> None:
@@ -186,16 +188,20 @@ def test_r1_comes_on_every_kth_step_on_average_and_k_times_as_strong() -> None:
 
 
 def test_r2_is_of_made_clips() -> None:
-    """Of linear discriminators it is R1, which is the same everywhere; of others the two differ."""
+    """Of linear discriminators it is R1, which is the same everywhere; of others it is the slope where made clips are."""
     cond, target = text(3, 5), torch.randn(3, 1, 4, 8, 8, generator=rng(4))
-    gan = linear(r1=0.3, r2=0.2, r1_every=1)
-    parts = gan.loss(target, cond, player="discriminator", rng=rng()).parts
-    torch.testing.assert_close(parts["r1"], parts["r2"])
-    torch.testing.assert_close(parts["r2"], closed_form(gan, cond))
-    curved = Gan(cond_dim=5, r1=0.3, r2=0.2, r1_every=1)
-    parts = curved.loss(target, cond, player="discriminator", rng=rng()).parts
-    assert parts["r1"] != parts["r2"]
-    assert "r1" not in linear(r1=0.0, r2=0.2, r1_every=1).loss(target, cond, player="discriminator", rng=rng()).parts
+    both, none = linear(r1=0.3, r2=0.2, r1_every=1), linear(r1=0.0)
+    none.load_state_dict(both.state_dict())
+    losses = [gan.loss(target, cond, player="discriminator", rng=rng()) for gan in (both, none)]
+    more = (losses[0].total - losses[1].total).item()
+    assert more == pytest.approx((0.3 + 0.2) / 2 * closed_form(both, cond).item(), rel=1e-4)
+    curved = Gan(cond_dim=5, r1=0.0, r2=0.2, r1_every=1, views=("video",))
+    parts = curved.loss(target, cond, player="discriminator", rng=rng(3)).parts
+    noise, path = curved._noise(3, rng(3), target.device)
+    made = curved._make(noise, path, cond.pooled(), cond.mask.any(1)).detach()
+    expected = curved.penalty({"video": made}, cond.pooled(), cond.mask.any(1)).detach()
+    torch.testing.assert_close(parts["r2"], expected)
+    assert "r1" not in parts
 
 
 def test_r1_is_the_same_under_autocast_and_reaches_the_weights() -> None:
@@ -296,7 +302,14 @@ def test_motion_noise_changes_a_clip_beside_its_content() -> None:
     assert torch.equal(one, many)
 
 
-@pytest.mark.parametrize("options", [{}, {"objective": "bce", "spectral_norm": True, "r1": 0.0, "motion_noise": 4}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"objective": "bce", "spectral_norm": True, "r1": 0.0, "motion_noise": 4},
+        {"objective": "relativistic", "r2": 1.0},
+    ],
+)
 def test_learning_the_text_decides_the_clip(options: dict[str, Any]) -> None:
     """Four texts, four targets: after a short game each text samples its own."""
     torch.manual_seed(0)

@@ -36,11 +36,12 @@ class Gan(Generator):
     and G the sum over all three of softplus(-D(G(z, s), s)) (bce; Goodfellow et al. 2014, section 3), -D(G(z, s), s) (hinge;
     Lim & Ye 2017, eq. 10 and 11; Miyato et al. 2018, eq. 16 and 17) or softplus(D(x, s) - D(G(z, s), s)) (relativistic: a made
     clip only has to pass for more real than the real one beside it; Jolicoeur-Martineau 2019, "The relativistic discriminator",
-    section 4; Huang et al. 2024, "The GAN is dead; long live the GAN!", eq. 2). D is kept smooth by
+    section 4.1, the way of Huang et al. 2024, "The GAN is dead; long live the GAN!"; that wrong texts are measured by the right one is
+    this project's own). D is kept smooth by
 
         R1     r1 / 2 |grad_x D(x, s)|^2  (Mescheder et al. 2018, "Which Training Methods for GANs do actually
                Converge?", eq. 9),
-        R2     r2 / 2 |grad_x D(G(z, s), s)|^2 (the same, eq. 10), without which the slope where made clips are is free,
+        R2     r2 / 2 |grad_x D(x, s)|^2 at x = G(z, s) (the same, eq. 10), the slope that R1 alone leaves free,
 
     both on every k-th step on average, k times as strong (Karras et al. 2020, "StyleGAN2", section 3.1, lazy regularisation),
     or by spectral norm (Miyato et al. 2018, eq. 8), or by all.
@@ -59,8 +60,8 @@ class Gan(Generator):
         views: discriminators, one or more of "video", "frame", "motion"; "motion" needs two frames.
         frames_seen: how many frames, and neighbouring pairs, of a clip a training step shows, >= 1.
         objective: "relativistic", "hinge" or "bce".
-        mismatch: share m, in [0, 1), of real clips with wrong text in what is to be refused. What is to be refused weighs
-            as much as what is to be accepted: else a discriminator is best off refusing everything, and stays there.
+        mismatch: share m, in [0, 1), of real clips with wrong text in what is to be refused. With "bce" and "hinge" what is to
+            be refused weighs as much as what is to be accepted: else a discriminator is best off refusing everything, and stays there.
         r1, r2: weights of R1 and R2, >= 0.
         r1_every: k of both, >= 1.
         spectral_norm: of the discriminators.
@@ -171,9 +172,10 @@ class Gan(Generator):
             with _still(self.critics):
                 # the text of a discriminator is given: else it could be bent until everything matches it
                 scores = self._scores(self._views(made, shown), text.detach(), has)
-                rivals = self._rivals(self._views(target, shown), text.detach(), has)
-            total = torch.stack([self._wants(scores[view], rivals.get(view)).mean() for view in scores]).sum()
-            return Losses(total, {f"fooled_{view}": (s.detach() > 0).float().mean() for view, s in scores.items()})
+            rivals = self._rivals(target, shown, text, has)
+            total = torch.stack([self._wants(scores[view] - rivals[view]).mean() for view in scores]).sum()
+            fooled = {view: (score.detach() > rivals[view]).float().mean() for view, score in scores.items()}
+            return Losses(total, {f"fooled_{view}": share for view, share in fooled.items()})
         with torch.no_grad():
             made = self._make(noise, path, text, has).float()
         return self._judged(target, made, text.detach(), has, shown, rng)
@@ -265,15 +267,15 @@ class Gan(Generator):
             return F.softplus(score - right)
         return F.relu(1 + score) if self.objective == "hinge" else F.softplus(score)
 
-    def _wants(self, score: Tensor, rival: Tensor | None) -> Tensor:
-        if rival is not None:
-            return F.softplus(rival - score)
-        return -score if self.objective == "hinge" else F.softplus(-score)
+    def _wants(self, lead: Tensor) -> Tensor:
+        return -lead if self.objective == "hinge" else F.softplus(-lead)
 
     @torch.no_grad()
-    def _rivals(self, views: Mapping[str, Tensor], text: Tensor, has: Tensor) -> dict[str, Tensor]:
-        """The scores of the real clips that made ones are measured by, of an objective that does."""
-        return self._scores(views, text, has) if self.objective == "relativistic" else {}
+    def _rivals(self, real: Tensor, shown: tuple[Tensor, Tensor], text: Tensor, has: Tensor) -> dict[str, Tensor]:
+        """What the scores of made clips are measured by: those of real ones, or 0."""
+        if self.objective == "relativistic":
+            return self._scores(self._views(real, shown), text, has)
+        return {view: text.new_zeros(()) for view, _ in self._critics()}
 
     def _noise(self, batch: int, rng: Rng | Sequence[Rng], on: torch.device) -> tuple[Tensor, Tensor | None]:
         content = normal((batch, self.noise), rng, on)
