@@ -38,7 +38,6 @@ from evolution_plan import Plan
 from evolution_sampling import is_made, made_clips, made_costs, slope
 from evolution_worlds import ROOT, WORLDS, Sets, draw
 from kinetext import assemble, runtime
-from kinetext.assemble.catalog import WIRED, find
 from kinetext.checkpoint import Run, write_text
 from kinetext.config import Component
 from kinetext.options import check_args
@@ -148,7 +147,7 @@ def known_results(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
 
 def defaults(data: str) -> dict[str, Any]:
     """What the options of the component ``data`` are where a recipe says nothing, as they stand in results."""
-    return clips_of(Component(data, check_args("data", find("data", data), {}, WIRED["data"])))
+    return clips_of(Component(data, check_args("data", assemble.find("data", data), {}, assemble.WIRED["data"])))
 
 
 def clips_of(data: Component) -> dict[str, Any]:

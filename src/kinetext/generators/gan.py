@@ -174,8 +174,8 @@ class Gan(Generator):
                 scores = self._scores(self._views(made, shown), text.detach(), has)
             rivals = self._rivals(target, shown, text, has)
             total = torch.stack([self._wants(scores[view] - rivals[view]).mean() for view in scores]).sum()
-            fooled = {view: (score.detach() > rivals[view]).float().mean() for view, score in scores.items()}
-            return Losses(total, {f"fooled_{view}": share for view, share in fooled.items()})
+            fooled = {f"fooled_{view}": (scores[view].detach() > rivals[view]).float().mean() for view in scores}
+            return Losses(total, fooled)
         with torch.no_grad():
             made = self._make(noise, path, text, has).float()
         return self._judged(target, made, text.detach(), has, shown, rng)
