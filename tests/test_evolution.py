@@ -200,9 +200,9 @@ def test_results_measured_otherwise_are_not_mixed(tmp_path: Path) -> None:
     assert evolution.known_results(path, {"budget": 40}) == {"methods": {}}
     noted = {"name": "digits", "root": "mnist", "digits": [1]}  # before there were other options
     path.write_text(json.dumps({"methods": {"gan": {}}, "sizes": {"budget": 40, "data": noted}}))
-    same, other = ({"root": root, "digits": (1,), "stills": 0.0} for root in ("../data/mnist", ""))
+    same, other = ({"root": root, "digits": (1,), "roaming": 0.0} for root in ("../data/mnist", ""))
     assert "gan" in evolution.known_results(path, {"budget": 40, "data": clips(same)})["methods"]
-    for measured in ({"budget": 3}, {"data": clips(other)}, {"data": clips(same | {"stills": 0.5})}):
+    for measured in ({"budget": 3}, {"data": clips(other)}, {"data": clips(same | {"roaming": 0.5})}):
         with pytest.raises(KinetextError, match=r"results.json: measured with .* choose another --results"):
             evolution.known_results(path, measured)
     for world in ("digits", "shapes"):  # what is written is read again; an option that is gone is another measurement

@@ -80,23 +80,33 @@ def test_captions_may_leave_out_the_motions() -> None:
     assert list(digits.texts()) == list(full.texts()), "what is learned from one kind goes on with another"
 
 
-def test_some_clips_are_held_pictures_that_no_motion_is_told_of() -> None:
-    plain = Digits(clips=200).__getitems__(range(200))
-    mixed = Digits(clips=200, stills=0.3).__getitems__(range(200))
-    held = [one for one in mixed if not one.labels]
-    assert 40 <= len(held) <= 80
+def test_some_clips_roam_and_their_texts_name_no_motion() -> None:
+    plain = Digits(clips=200, digits=(1,)).__getitems__(range(200))
+    mixed = Digits(clips=200, digits=(1,), roaming=0.5).__getitems__(range(200))
+    ways = {"rests": 0, "slants": 0, "named": 0}
     for before, after in zip(plain, mixed, strict=True):
-        assert (
-            before.text is not None and after.text is not None and before.video is not None and after.video is not None
-        )
-        assert torch.equal(before.video[:, 0], after.video[:, 0])
+        assert before.text and after.text and before.video is not None and after.video is not None
         if after.labels:
             assert (before.text, before.labels) == (after.text, after.labels)
             assert torch.equal(before.video, after.video)
-        else:
-            assert bool((after.video == after.video[:, :1]).all())
-            assert re.findall(r"\d", after.text) == re.findall(r"\d", before.text)
-            assert objects_of(after.text) is None
+            ways["named"] += 1
+            continue
+        assert re.findall(r"\d", after.text) == re.findall(r"\d", before.text)
+        assert objects_of(after.text) is None
+        left, top = (_first_lit(after.video[0], axis) for axis in (1, 2))
+        assert (len(set(left)) == 1) == (len(set(top)) == 1), "never along one axis alone"
+        ways["rests" if len(set(left)) == 1 else "slants"] += 1
+    assert 80 <= ways["named"] <= 120 and 1.3 < ways["slants"] / ways["rests"] < 3
+
+
+def _first_lit(frames: torch.Tensor, axis: int) -> list[int]:
+    """The first column (axis 1) or row (axis 2) of every frame that shows something."""
+    return [int((frame > -1).any(axis - 1).nonzero()[0]) for frame in frames]
+
+
+def test_two_digits_do_not_roam() -> None:
+    with pytest.raises(DataError, match=r"roaming: 0.5, expected 0 with two digits"):
+        Digits(roaming=0.5)
 
 
 def test_reading_captions() -> None:
@@ -176,7 +186,7 @@ def test_two_hands_are_mixed_in_the_share_asked_for(squares: str) -> None:
         ({"clips": 0}, "clips: 0"),
         ({"captions": "none"}, "captions: 'none', expected one of full, digits"),
         ({"builtin": 1.5}, "builtin: 1.5, expected 0 to 1"),
-        ({"stills": -0.5}, "stills: -0.5, expected 0 to 1"),
+        ({"roaming": -0.5}, "roaming: -0.5, expected 0 to 1"),
         ({"root": "/nowhere"}, "no train-images-idx3-ubyte"),
     ],
 )

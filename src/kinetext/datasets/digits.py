@@ -26,6 +26,7 @@ from kinetext.types import DataError, Sample, Target, check_between, joined
 SIZE = 64  # pixels, the side of a frame
 DIGIT = 28  # pixels, the side of a digit
 FRAMES = 16
+SPAN = SIZE - DIGIT  # how far a digit can go
 SPEED = 7.2  # pixels a frame
 FPS = 8.0
 
@@ -103,8 +104,9 @@ class Digits(Dataset):
             motion is which digits train with it.
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
-        stills: share of the clips, in [0, 1], that are a picture held from the first frame to the last: their texts name no
-            motion, and they have no labels. Among clips that move they teach what a text without its motion shows.
+        roaming: share of the clips, in [0, 1], each of one digit, that show no motion which has a name: two of three move at a slant, along both
+            axes at once, and one rests. Their texts name the digit alone, and they have no labels. Among the others they
+            teach what a digit's own words show, however it moves.
         builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
             models that should know both hands.
         seed: of the world.
@@ -124,7 +126,7 @@ class Digits(Dataset):
         captions: Captions = "full",
         num_frames: int = FRAMES,
         stride: int = 1,
-        stills: float = 0.0,
+        roaming: float = 0.0,
         builtin: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -141,14 +143,16 @@ class Digits(Dataset):
             raise DataError("languages: none, expected one or both of en, zh")
         if captions not in _PHRASES:
             raise DataError(f"captions: {captions!r}, expected one of {joined(list(_PHRASES))}")
-        check_between("stills", stills, 0, 1)
+        check_between("roaming", roaming, 0, 1)
+        if roaming and set(digits) != {1}:
+            raise DataError(f"roaming: {roaming:g}, expected 0 with two digits: they could cover each other all along")
         check_between("builtin", builtin, 0, 1)
         self.hands = [_Hand(*_images(root, split))]
         self.builtin = builtin
         if builtin:
             self.hands.append(_Hand(*_images("", split)))
         self.clips, self.digits, self.languages = clips, digits, languages
-        self.captions, self.stills = captions, stills
+        self.captions, self.roaming = captions, roaming
         self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
@@ -172,10 +176,10 @@ class Digits(Dataset):
         indices = np.array([draw % self.clips for draw in draws], dtype=np.uint64)
         dice = Dice(f"{self.seed}/{self.split}", indices)
         objects, count = self._objects(dice)
-        held = dice.uniform("held") < self.stills
+        roams = dice.uniform("roams") < self.roaming
         video: Sequence[torch.Tensor | None] = [None] * len(indices)
         if drawn:
-            frames = torch.from_numpy(self._frames(dice, objects, count, held))
+            frames = torch.from_numpy(self._frames(dice, objects, count, roams))
             video = list((frames.float() / 127.5 - 1.0).unsqueeze(1))
         samples = []
         for row, index in enumerate(indices):
@@ -184,8 +188,8 @@ class Digits(Dataset):
                 Sample(
                     key=f"digits/{self.split}/{self.seed}/{index}",
                     video=video[row],
-                    text=self._caption(dice, row, named, "digits" if held[row] else self.captions),
-                    labels={} if held[row] else {"objects": tuple(OBJECTS[i] for i in named)},
+                    text=self._caption(dice, row, named, "digits" if roams[row] else self.captions),
+                    labels={} if roams[row] else {"objects": tuple(OBJECTS[i] for i in named)},
                 )
             )
         return samples
@@ -207,24 +211,33 @@ class Digits(Dataset):
         return self.objects[np.stack([first, second], 1)], count
 
     def _frames(
-        self, dice: Dice, objects: NDArray[np.intp], count: NDArray[np.intp], held: NDArray[np.bool_]
+        self, dice: Dice, objects: NDArray[np.intp], count: NDArray[np.intp], roams: NDArray[np.bool_]
     ) -> Images:
         video = np.zeros((len(objects), self.num_frames, SIZE, SIZE), np.uint8)
-        span = SIZE - DIGIT
-        time = np.where(held[:, None], 0, np.arange(self.num_frames) * self.stride)
-        lanes = _lanes(dice, objects, span + 1)
+        lanes = _lanes(dice, objects, SPAN + 1)
         for place in range(2):
             rows = np.flatnonzero(count > place)
             digit, motion = np.divmod(objects[:, place], 2)
-            phase = dice.uniform(f"phase{place}") * 2 * span
-            path = (phase[:, None] + SPEED * time) % (2 * span)
-            moving = np.rint(np.where(path > span, 2 * span - path, path)).astype(np.intp)
-            still = lanes[:, place][:, None].repeat(self.num_frames, 1)
-            x = np.where(motion[:, None] == 0, moving, still)
-            y = np.where(motion[:, None] == 0, still, moving)
+            axes = np.arange(2)[None] == motion[:, None]
+            way, still = self._way(dice, f"{place}", SPEED), lanes[:, place][:, None]
+            x, y = (np.where(axes[:, [axis]], way, still) for axis in (0, 1))
+            if roams.any():
+                x, y = (np.where(roams[:, None], self._roaming(dice, axis), at) for axis, at in ((0, x), (1, y)))
             images = self._pick(dice, place, digit)[rows]
             _paste(video, rows, images, x[rows], y[rows])
         return video
+
+    def _roaming(self, dice: Dice, axis: int) -> NDArray[np.intp]:
+        """Places along one axis ``(N, T)`` of a digit that rests, or moves at a slant: never along one axis alone."""
+        pace = SPEED * (0.5 + dice.uniform(f"pace{axis}"))
+        rests = dice.uniform("rests") < 1 / 3
+        return self._way(dice, f" along {axis}", np.where(rests, 0.0, pace)[:, None])
+
+    def _way(self, dice: Dice, name: str, pace: float | NDArray[np.float64]) -> NDArray[np.intp]:
+        """Places ``(N, T)``, in [0, SPAN], of what goes to and fro between the walls, ``pace`` pixels a frame of the world."""
+        time = np.arange(self.num_frames) * self.stride
+        path = (dice.uniform(f"phase{name}")[:, None] * 2 * SPAN + pace * time) % (2 * SPAN)
+        return np.rint(np.where(path > SPAN, 2 * SPAN - path, path)).astype(np.intp)
 
     def _pick(self, dice: Dice, place: int, digits: NDArray[np.intp]) -> Images:
         """One handwritten image of each digit ``(N, 28, 28)``."""
