@@ -76,6 +76,16 @@ def test_the_resolved_recipe_alone_builds_the_same_weights() -> None:
         (GAN, [], "task.guidance: 3.0, but gan has no guidance; expected 1"),
         (
             GAN,
+            ["task.guidance=1", 'task.early_words=["up"]'],
+            "task.early_words: up, but gan takes no late text; expected none",
+        ),
+        (
+            FLOW,
+            ['task.early_words=["up", "sideways", " "]'],
+            r"task.early_words: \['sideways', ' '\], expected words of the texts",
+        ),
+        (
+            GAN,
             ["task.guidance=1", "generator.levels=4"],
             "generator: levels: 4, but a target of 8 x 8 is no multiple of 16",
         ),

@@ -224,9 +224,10 @@ class Blend(Generator):
         known: Known | None = None,
         start: Start | None = None,
         negative: Features | None = None,
+        late: Features | None = None,
     ) -> Tensor:
         if self.flaw != "cannot say no":
-            self.refuse(guidance, known, start, negative)
+            self.refuse(guidance, known, start, negative, late)
         if isinstance(rng, Rng) or self.flaw == "rows":
             first = rng if isinstance(rng, Rng) else rng[0]
             noise = torch.randn(shape, generator=first)

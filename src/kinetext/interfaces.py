@@ -30,8 +30,9 @@ from kinetext.types import (
 Shape = tuple[int, ...]
 Registry = Mapping[str, type[Any]]
 # What a generator can be asked for besides a text: to keep whole frames, or any part of a clip; to change a clip; to
-# take more or fewer steps; to follow the text more or less closely (guidance other than 1); to keep away from another text.
-Ability = Literal["known frames", "known cells", "start", "steps", "guidance", "negative"]
+# take more or fewer steps; to follow the text more or less closely (guidance other than 1); to keep away from another text;
+# to be guided by another text from some time on.
+Ability = Literal["known frames", "known cells", "start", "steps", "guidance", "negative", "late text"]
 
 
 class Encoder(nn.Module, ABC):
@@ -164,6 +165,7 @@ class Generator(nn.Module, ABC):
         known: Known | None = None,
         start: Start | None = None,
         negative: Features | None = None,
+        late: Features | None = None,
     ) -> Tensor:
         """A target of ``shape`` = (B, C', T', H', W').
 
@@ -174,12 +176,21 @@ class Generator(nn.Module, ABC):
             known: what is given and kept.
             start: what is changed.
             negative: features of a text to keep away from, of use with guidance above 1.
+            late: features of a text whose words alone are exaggerated by guidance above 1 from some time of the sampler on,
+                which the generator knows; ``cond`` is followed as learned then.
 
         Raises:
             DataError: something is asked for that is not among ``abilities``.
         """
 
-    def refuse(self, guidance: float, known: Known | None, start: Start | None, negative: Features | None) -> None:
+    def refuse(
+        self,
+        guidance: float,
+        known: Known | None,
+        start: Start | None,
+        negative: Features | None,
+        late: Features | None,
+    ) -> None:
         """Refuses what is asked for and not among ``abilities``.
 
         Raises:
@@ -190,6 +201,7 @@ class Generator(nn.Module, ABC):
             "start": start is not None,
             "guidance": guidance != 1,
             "negative": negative is not None,
+            "late text": late is not None,
         }
         asked["known cells"] = known is not None and not asked["known frames"]
         for ability, wanted in asked.items():
@@ -227,9 +239,11 @@ class Generator(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__} has no way from noise to data that could be gone in few steps")
 
-    def carried(self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float) -> Tensor:
+    def carried(
+        self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float, late: Features | None = None
+    ) -> Tensor:
         """``z``, which stands at the first of ``times``, after a step of the sampler to each of the others: a pure
-        function of the weights and arguments, with gradients.
+        function of the weights and arguments, with gradients. ``late`` as ``sample`` takes it.
 
         Raises:
             ValueError: as ``times``.
@@ -286,6 +300,10 @@ class Maker(Task):
     @abstractmethod
     def condition(self, batch: Batch) -> Features:
         """What the generator is told of the texts of ``batch``."""
+
+    def late(self, batch: Batch) -> Features | None:
+        """What the generator is told by guidance late on its way; None where that is ``condition``."""
+        return None
 
     @abstractmethod
     def target(self, batch: Batch) -> Tensor:

@@ -198,6 +198,22 @@ def test_guidance_holds_in_its_interval_alone(interval: tuple[float, float], gui
     assert "".join(sides) == guided
 
 
+def test_a_late_text_is_the_one_that_is_exaggerated_from_its_time_on() -> None:
+    """With the number of a text for a clip, 1 then 4 late: guidance 3 makes 3 * 1, and then 1 + 2 * 4."""
+    said: list[float] = []
+
+    class Label(nn.Module):
+        def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
+            return cond.pooled()[:, 0][:, None, None, None, None].expand_as(z)
+
+    diffusion = made_with(Label(), prediction="x", late_from=0.5, guidance_to=0.75)
+    keep = diffusion._step
+    diffusion._step = lambda z, x, *rest: (said.append(float(x.mean())), keep(z, x, *rest))[1]  # type: ignore[method-assign]
+    one, late = (Features(torch.full((2, 2, 64), n), torch.ones(2, 2, dtype=torch.bool)) for n in (1.0, 4.0))
+    diffusion.sample(SHAPE, one, rng=rng(), steps=5, guidance=3.0, late=late)
+    assert said == pytest.approx([3.0, 3.0, 3.0, 9.0, 1.0]), "times 0, 0.2, 0.4, 0.6 and 0.8"
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp"])
 def test_what_is_known_goes_its_own_way_through_the_noise(sampler: str) -> None:
     diffusion = Diffusion(sampler=sampler)

@@ -105,6 +105,28 @@ def test_guidance_extrapolates_from_no_text_and_only_in_its_interval() -> None:
     torch.testing.assert_close(never.sample(shape, text(1), rng=rng(), steps=4, guidance=3.0), torch.ones(shape))
 
 
+def test_a_late_text_is_the_one_that_is_exaggerated_from_its_time_on() -> None:
+    """A network that expects 1 of the text and 4 of the late one: guided by 3 it is taken to 3, and late to 1 + 2 * 4."""
+
+    class Label(nn.Module):
+        def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
+            return cond.pooled()[:, 0][:, None, None, None, None].expand_as(z)
+
+    one, late = (Features(torch.full((1, 2, 64), n), torch.ones(1, 2, dtype=torch.bool)) for n in (1.0, 4.0))
+    shape = (1, 1, 1, 2, 2)
+    for late_from, expected in ((0.0, 9.0), (0.5, 9.0), (1.0, 3.0)):
+        flow = made_with(Label(), time_floor=1e-6, late_from=late_from)
+        made = flow.sample(shape, one, rng=rng(), steps=4, guidance=3.0, late=late)
+        torch.testing.assert_close(made, torch.full(shape, expected))
+    noise = torch.zeros(shape)
+    half = flow.carried(noise, one, [0.0, 0.5], guidance=3.0, late=late)
+    torch.testing.assert_close(half, torch.full(shape, 1.5))
+    flow = made_with(Label(), time_floor=1e-6, late_from=0.5)
+    torch.testing.assert_close(
+        flow.carried(half, one, [0.5, 0.75], guidance=3.0, late=late), torch.full(shape, 1.5 + (9 - 1.5) / 2)
+    )
+
+
 def test_known_frames_stay_and_are_clean_to_the_network() -> None:
     flow = Flow()
     target = torch.randn(2, 1, 4, 8, 8, generator=rng(3))

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from kinetext import assemble, video
 from kinetext.config import Recipe
+from kinetext.datasets.digits import Digits
 from kinetext.generators.flow import Flow
 from kinetext.interfaces import Reward
 from kinetext.runtime import rng
 from kinetext.tasks.text_to_video import TextToVideo
-from kinetext.types import Batch, DataError, KinetextError, RecipeError
+from kinetext.text import Tokenizer
+from kinetext.types import Batch, DataError, Features, KinetextError, RecipeError
 
 RECIPE = """
 task.name = "text_to_video"
@@ -26,6 +28,7 @@ codec.name = "pixel"
 generator = { name = "flow", dim = 16, depth = 1, patch = 16 }
 data = { name = "digits", clips = 4, num_frames = 8 }
 """
+WORDS = Tokenizer.train(Digits(clips=4).texts(), "word")
 
 
 def maker(**options: int | float | str) -> tuple[TextToVideo, Batch]:
@@ -53,6 +56,25 @@ def test_a_training_step_sees_some_frames_of_every_clip_in_their_places(monkeypa
         assert frames.tolist() == sorted(set(frames.tolist())) and len(frames) == 3
         torch.testing.assert_close(target, task.codec.encode(batch.video[:, :, frames]))
     assert set(torch.cat([frames for _, frames in seen]).tolist()) == set(range(8))
+
+
+def test_words_that_say_how_things_move_lead_early_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, batch = maker(early_words='["left and right", "上下"]')
+    kept: list[Tensor] = []
+    real = task.encoders["text"].forward
+    monkeypatch.setattr(task.encoders["text"], "forward", lambda x, mask: (kept.append(mask), real(x, mask))[1])
+    asked: list[Features | None] = []
+    monkeypatch.setattr(task.generator, "sample", lambda *_, late, **named: asked.append(late))
+    task.sample(batch, rng=rng(), steps=2, guidance=3.0)
+    told, led = kept
+    assert torch.equal(told, batch.token_mask) and asked[0] is not None and torch.equal(asked[0].mask, led)
+    early = {*WORDS.encode("left and right"), *WORDS.encode("上下")}
+    assert len(early) == 5 and 0 < led.sum() < told.sum()
+    assert led.tolist() == [
+        [bool(mask) and token not in early for token, mask in zip(*row, strict=True)]
+        for row in zip(batch.tokens.tolist(), told.tolist(), strict=True)
+    ]
+    assert maker()[0].late(batch) is None
 
 
 def test_judging_sees_every_frame() -> None:

@@ -122,7 +122,25 @@ def _text_to_video(parts: Parts) -> Task:
     # without the training data a run is being reopened, and needs no reward any more
     wanted = parts.recipe.task.args["reward"] and parts.data is not None
     rewarder = _rewarder(parts, generator) if wanted else None
-    return TextToVideo(found, codec, generator, parts.shape(), rewarder, **parts.recipe.task.args)
+    early = _early_tokens(parts, generator)
+    return TextToVideo(found, codec, generator, parts.shape(), rewarder, early, **parts.recipe.task.args)
+
+
+def _early_tokens(parts: Parts, generator: Generator) -> list[int]:
+    """The ids of all that ``task.early_words`` are made of."""
+    words: tuple[str, ...] = parts.recipe.task.args["early_words"]
+    if not words:
+        return []
+    said = f"task.early_words: {joined(words)}"
+    if "late text" not in generator.abilities:
+        name = parts.recipe.generator and parts.recipe.generator.name
+        raise RecipeError(f"{said}, but {name} takes no late text; expected none")
+    known = tokenizer(parts.recipe, parts.meta)
+    if not isinstance(known, Tokenizer):
+        raise RecipeError(f"{said}, but the tokenizer is a pretrained one; expected none")
+    if unknown := [word for word in words if not word.strip() or known.unknown(word)]:
+        raise RecipeError(f"task.early_words: {unknown}, expected words of the texts")
+    return [token for word in words for token in known.encode(word)]
 
 
 def _rewarder(parts: Parts, generator: Generator) -> ClipReader:

@@ -177,10 +177,16 @@ def _check_way(generator: Generator, target: Tensor, cond: Features, hidden: Fea
     for now, after in pairwise(times):
         z = generator.carried(z, cond, [now, after], guidance=scale)
     require(z.requires_grad, generator, "what is carried has no gradients")
-    made = generator.sample(tuple(target.shape), cond, rng=rng(0), steps=3, guidance=scale)
+    size = tuple(target.shape)
+    made = generator.sample(size, cond, rng=rng(0), steps=3, guidance=scale)
     require(close(z, made), generator, "three steps one by one are not a sample of three steps")
     again = generator.carried(noise, hidden, times, guidance=scale)
     require(close(again, made), generator, "what stands at masked positions of the text changes the way")
+    if "late text" in generator.abilities:
+        late = Features(cond.x.flip(0), cond.mask.flip(0))
+        way = generator.carried(noise, cond, times, guidance=scale, late=late)
+        made = generator.sample(size, cond, rng=rng(0), steps=3, guidance=scale, late=late)
+        require(close(way, made), generator, "with a late text, three steps are not a sample of three steps")
 
 
 @torch.no_grad()
@@ -222,13 +228,15 @@ def _check_abilities(generator: Generator, target: Tensor, cond: Features) -> No
     frames[:, 0] = True
     cells = torch.zeros(len(target), 1, *target.shape[2:], dtype=torch.bool)
     cells[..., : target.shape[4] // 2] = True
-    plain: dict[str, Any] = {"guidance": 1.0, "known": None, "start": None, "negative": None}
+    other = Features(cond.x.flip(0), cond.mask.flip(0))
+    plain: dict[str, Any] = {"guidance": 1.0, "known": None, "start": None, "negative": None, "late": None}
     asked: dict[Ability, dict[str, Any]] = {
         "known frames": {"known": Known(target, frames)},
         "known cells": {"known": Known(target, cells)},
         "start": {"start": Start(target, 0.5)},
         "guidance": {"guidance": 2.0},
-        "negative": {"negative": Features(cond.x.flip(0), cond.mask.flip(0)), "guidance": 2.0},
+        "negative": {"negative": other, "guidance": 2.0},
+        "late text": {"late": other, "guidance": 2.0},
     }
     for ability, wish in asked.items():
         try:
@@ -238,7 +246,8 @@ def _check_abilities(generator: Generator, target: Tensor, cond: Features) -> No
                 ability not in generator.abilities, generator, f"refuses {ability}, an ability of its own ({error})"
             )
             continue
-        able = ability in generator.abilities or (ability == "negative" and "guidance" not in generator.abilities)
+        led = ability in ("negative", "late text") and "guidance" not in generator.abilities
+        able = led or ability in generator.abilities
         require(able, generator, f"takes {ability}, which is none of its abilities")
         if "known" in wish:
             mask = wish["known"].cells().expand_as(target)

@@ -114,6 +114,7 @@ class Autoregressive(Generator):
         known: Known | None = None,
         start: Start | None = None,
         negative: Features | None = None,
+        late: Features | None = None,
         temperature: float | None = None,
     ) -> Tensor:
         """Draws the tokens that are not known, in their order; a negative text takes the place of none in the guidance.
@@ -122,7 +123,7 @@ class Autoregressive(Generator):
             steps: of no effect, since this sampler has none.
             temperature: instead of the constructor's; None is that.
         """
-        self.refuse(guidance, known, start, negative)
+        self.refuse(guidance, known, start, negative, late)
         self.check(tuple(shape[1:]))
         heat = self.temperature if temperature is None else temperature
         check_legal("temperature", heat, heat >= 0, ">= 0")
@@ -140,7 +141,7 @@ class Autoregressive(Generator):
         for place in range(begin, cells):
             logits = self.network.following(told.repeat(1 if guidance == 1 else 2, 1), memory)
             if guidance != 1:
-                logits = mixed(logits, guidance)
+                logits = mixed(logits, guidance, len(cond.x))
             drawn_B = draw(logits, dice_BN[:, place], heat, self.top_k, self.top_p)
             ids_BN[:, place] = ids_BN[:, place].where(kept_BN[:, place], drawn_B)
             told = ids_BN[:, place : place + 1]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.denoiser import VideoDenoiser
-from kinetext.nn.guidance import check_interval, mixed, sides
+from kinetext.nn.guidance import Guide, When
 from kinetext.nn.noise import normal
 from kinetext.types import Features, Known, Losses, Start, check_between, check_legal
 
@@ -55,6 +55,7 @@ class Diffusion(Generator):
         sampler: "ddim" (Song et al. 2021, eq. 12), "ddpm", which is the same with all of the noise (eta = 1), or "dpmpp",
             DPM-Solver++(2M) (Lu et al. 2022, algorithm 2).
         guidance_from, guidance_to: guide only while t = 1 - n / N is in this interval of [0, 1] (Kynkäänniemi et al. 2024).
+        late_from: time in [0, 1] from which a late text guides, where there is one (``task.early_words``).
         eta: how much fresh noise a step of "ddim" adds, in [0, 1].
         reconstruction: how strongly the rest of a clip follows what is known of it, >= 0; 0 is replacement alone. Every step
             costs a backward pass more.
@@ -63,7 +64,7 @@ class Diffusion(Generator):
 
     kind: Literal["continuous", "tokens"] = "continuous"
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"known frames", "known cells", "start", "steps", "guidance", "negative"}
+        {"known frames", "known cells", "start", "steps", "guidance", "negative", "late text"}
     )
 
     def __init__(
@@ -84,6 +85,7 @@ class Diffusion(Generator):
         sampler: Literal["ddim", "ddpm", "dpmpp"] = "ddim",
         guidance_from: float = 0.0,
         guidance_to: float = 1.0,
+        late_from: float = 0.15,
         eta: float = 0.0,
         reconstruction: float = 0.0,
         clamp: float = 0.0,
@@ -97,7 +99,6 @@ class Diffusion(Generator):
         check_legal("noise_shift", noise_shift, noise_shift > 0, "> 0")
         check_legal("min_snr", min_snr, min_snr >= 0, ">= 0")
         check_legal("cond_dropout", cond_dropout, 0 <= cond_dropout <= 1, "in [0, 1]")
-        check_interval(guidance_from, guidance_to)
         check_legal("eta", eta, 0 <= eta <= 1, "in [0, 1]")
         check_legal("eta", eta, eta == 0 or sampler == "ddim", f"0 with sampler = {sampler}")
         check_legal("reconstruction", reconstruction, reconstruction >= 0, ">= 0")
@@ -107,7 +108,7 @@ class Diffusion(Generator):
         self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch, pooled_text)
         self.levels, self.prediction, self.min_snr, self.cond_dropout = levels, prediction, min_snr, cond_dropout
         self.sampler, self.reconstruction, self.clamp = sampler, reconstruction, clamp
-        self.guidance_from, self.guidance_to = guidance_from, guidance_to
+        self.when = When(guidance_from, guidance_to, late_from)
         self.eta = 1.0 if sampler == "ddpm" else eta
         kept = cosine_schedule(levels, noise_shift)
         self._a, self._s = kept.sqrt().tolist(), (1 - kept).sqrt().tolist()  # in 64 bits
@@ -156,6 +157,7 @@ class Diffusion(Generator):
         known: Known | None = None,
         start: Start | None = None,
         negative: Features | None = None,
+        late: Features | None = None,
     ) -> Tensor:
         """Goes from noise at level N down to data at level 0 in ``steps`` steps, 1 to N, of equal length.
 
@@ -166,7 +168,8 @@ class Diffusion(Generator):
             DataError: more steps than there are levels.
         """
         check_between("steps", steps, 1, self.levels)
-        self.refuse(guidance, known, start, negative)
+        self.refuse(guidance, known, start, negative, late)
+        guide = Guide(cond, negative, late, guidance, self.when)
         noise = normal(shape, rng, cond.x.device)
         begin = max(1, round(start.strength * self.levels)) if start else self.levels
         z = noise if start is None else self._a[begin] * start.target + self._s[begin] * noise
@@ -178,9 +181,9 @@ class Diffusion(Generator):
 
         def clean(z: Tensor, n: int) -> Tensor:
             if known is None or not self.reconstruction:
-                return self._expected(z, n, cond, negative, guidance)
+                return self._expected(z, n, guide)
             with torch.enable_grad():
-                x = self._expected(z.requires_grad_(), n, cond, negative, guidance)
+                x = self._expected(z.requires_grad_(), n, guide)
                 missed = (x - known.target).masked_fill(~known.cells(), 0.0).square().sum()
             return x.detach() - self.reconstruction * self._a[n] / 2 * torch.autograd.grad(missed, z)[0]
 
@@ -207,10 +210,13 @@ class Diffusion(Generator):
         n = self._level(t)
         return self._a[n] * target + self._s[n] * noise
 
-    def carried(self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float) -> Tensor:
+    def carried(
+        self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float, late: Features | None = None
+    ) -> Tensor:
         """Steps of "ddim" without noise, whatever the sampler."""
+        guide = Guide(cond, None, late, guidance, self.when)
         for now, after in pairwise(map(self._level, times)):
-            z = self._step(z, self._expected(z, now, cond, None, guidance), now, after, 0.0, None)
+            z = self._step(z, self._expected(z, now, guide), now, after, 0.0, None)
         return z
 
     def _time(self, n: int) -> float:
@@ -267,19 +273,15 @@ class Diffusion(Generator):
                 z = self._step(z, self._meant(z, now, self._said(z, now, cond, frames)), now, after, 0.0, None)
         return self._meant(z, levels[-1], self._said(z, levels[-1], cond, frames))
 
-    def _expected(self, z: Tensor, n: int, cond: Features, negative: Features | None, guidance: float) -> Tensor:
-        return self._meant(z, n, self._guided(z, n, cond, negative, guidance))
+    def _expected(self, z: Tensor, n: int, guide: Guide) -> Tensor:
+        said = guide.said(lambda cond, times: self._said(z.repeat(times, 1, 1, 1, 1), n, cond), self._time(n))
+        return self._meant(z, n, said)
 
     def _meant(self, z: Tensor, n: int, said: Tensor) -> Tensor:
         """The clean target that what the network says means."""
         a, s = self._a[n], self._s[n]
         x = {"eps": (z - s * said) / a, "v": a * z - s * said, "x": said}[self.prediction]
         return x.clamp(-self.clamp, self.clamp) if self.clamp else x
-
-    def _guided(self, z: Tensor, n: int, cond: Features, negative: Features | None, guidance: float) -> Tensor:
-        if guidance == 1.0 or not self.guidance_from <= self._time(n) <= self.guidance_to:
-            return self._said(z, n, cond)
-        return mixed(self._said(z.repeat(2, 1, 1, 1, 1), n, sides(cond, negative)), guidance)
 
     def _said(self, z: Tensor, n: int, cond: Features, frames: Tensor | None = None) -> Tensor:
         t_BT = torch.full((len(z), z.shape[2]), self._time(n), device=z.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.denoiser import VideoDenoiser
-from kinetext.nn.guidance import check_interval, mixed, sides
+from kinetext.nn.guidance import Guide, When
 from kinetext.nn.noise import normal
 from kinetext.types import Features, Known, Losses, Start, check_legal
 
@@ -50,12 +50,13 @@ class Flow(Generator):
         cond_dropout: share of training clips, in [0, 1], that see no text (for guidance).
         sampler: "heun" (two evaluations a step) or "euler" (one).
         guidance_from, guidance_to: guide only while t is in this interval of [0, 1] (Kynkäänniemi et al. 2024).
+        late_from: time in [0, 1] from which a late text guides, where there is one (``task.early_words``).
         shift: > 0; above 1 the sampler spends more of its steps near noise (Esser et al. 2024, eq. 23).
     """
 
     kind: Literal["continuous", "tokens"] = "continuous"
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"known frames", "known cells", "start", "steps", "guidance", "negative"}
+        {"known frames", "known cells", "start", "steps", "guidance", "negative", "late text"}
     )
 
     def __init__(
@@ -78,6 +79,7 @@ class Flow(Generator):
         sampler: Literal["heun", "euler"] = "heun",
         guidance_from: float = 0.0,
         guidance_to: float = 1.0,
+        late_from: float = 0.15,
         shift: float = 1.0,
     ) -> None:
         super().__init__()
@@ -89,7 +91,6 @@ class Flow(Generator):
         check_legal("time_floor", time_floor, 0 < time_floor < 1, "in (0, 1)")
         check_legal("shift", shift, shift > 0, "> 0")
         check_legal("cond_dropout", cond_dropout, 0 <= cond_dropout <= 1, "in [0, 1]")
-        check_interval(guidance_from, guidance_to)
         shares = (independent, history, gaps)
         legal = min(shares) >= 0 and sum(shares) <= 1
         check_legal("independent + history + gaps", sum(shares), legal, "shares that add up to at most 1")
@@ -97,7 +98,7 @@ class Flow(Generator):
         self.time_mean, self.time_std, self.time_floor = time_mean, time_std, time_floor
         self.independent, self.history, self.gaps, self.cond_dropout = independent, history, gaps, cond_dropout
         self.sampler, self.shift = sampler, shift
-        self.guidance_from, self.guidance_to = guidance_from, guidance_to
+        self.when = When(guidance_from, guidance_to, late_from)
 
     def check(self, shape: Shape) -> None:
         """H and W must be multiples of ``patch``."""
@@ -146,6 +147,7 @@ class Flow(Generator):
         known: Known | None = None,
         start: Start | None = None,
         negative: Features | None = None,
+        late: Features | None = None,
     ) -> Tensor:
         """Integrates from noise at t = 0 to data at t = 1 in ``steps`` >= 1 steps.
 
@@ -155,7 +157,8 @@ class Flow(Generator):
         text takes the place of no text in the guidance.
         """
         check_legal("steps", steps, steps >= 1, ">= 1")
-        self.refuse(guidance, known, start, negative)
+        self.refuse(guidance, known, start, negative, late)
+        guide = Guide(cond, negative, late, guidance, self.when)
         noise = normal(shape, rng, cond.x.device)
         begin = 1.0 - start.strength if start else 0.0
         z = noise if start is None else begin * start.target + (1 - begin) * noise
@@ -171,9 +174,7 @@ class Flow(Generator):
 
         def velocity(z: Tensor, t: float) -> Tensor:
             t_BT = torch.full(fixed_BT.shape, t, device=z.device).masked_fill(fixed_BT, 1.0)
-            scale = guidance if self.guidance_from <= t <= self.guidance_to else 1.0
-            v = self._guided(z, t_BT, cond, negative, scale)
-            return v.masked_fill(_per_frame(fixed_BT), 0.0)
+            return self._guided(z, t, t_BT, guide).masked_fill(_per_frame(fixed_BT), 0.0)
 
         z = kept(z, begin)
         for now, after in pairwise(self._grid(steps, begin)):
@@ -214,13 +215,15 @@ class Flow(Generator):
         """t x + (1 - t) e."""
         return t * target + (1 - t) * noise
 
-    def carried(self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float) -> Tensor:
+    def carried(
+        self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float, late: Features | None = None
+    ) -> Tensor:
         """Steps of the sampler, in which no frame is known."""
+        guide = Guide(cond, None, late, guidance, self.when)
 
         def velocity(z: Tensor, t: float) -> Tensor:
             t_BT = torch.full((len(z), z.shape[2]), t, device=z.device)
-            scale = guidance if self.guidance_from <= t <= self.guidance_to else 1.0
-            return self._guided(z, t_BT, cond, None, scale)
+            return self._guided(z, t, t_BT, guide)
 
         for now, after in pairwise(times):
             v = velocity(z, now)
@@ -236,11 +239,11 @@ class Flow(Generator):
         # rounding may leave the last a bit aside, and the last step must end at the data
         return [begin, *(t for t in times[1:-1].tolist() if t > begin), 1.0]
 
-    def _guided(self, z: Tensor, t_BT: Tensor, cond: Features, negative: Features | None, guidance: float) -> Tensor:
-        if guidance == 1.0:
-            return self._velocity(z, t_BT, cond)
-        both = self._velocity(z.repeat(2, 1, 1, 1, 1), t_BT.repeat(2, 1), sides(cond, negative))
-        return mixed(both, guidance)
+    def _guided(self, z: Tensor, t: float, t_BT: Tensor, guide: Guide) -> Tensor:
+        """The velocity at time t, at which all frames stand but those that are known."""
+        return guide.said(
+            lambda cond, times: self._velocity(z.repeat(times, 1, 1, 1, 1), t_BT.repeat(times, 1), cond), t
+        )
 
     def _velocity(self, z: Tensor, t_BT: Tensor, cond: Features, frames: Tensor | None = None) -> Tensor:
         x_hat = self.network(z, t_BT, cond, frames).float()

@@ -299,9 +299,10 @@ class Gan(Generator):
         known: Known | None = None,
         start: Start | None = None,
         negative: Features | None = None,
+        late: Features | None = None,
     ) -> Tensor:
         """One pass through the generator, whatever ``steps``."""
-        self.refuse(guidance, known, start, negative)
+        self.refuse(guidance, known, start, negative, late)
         self.check(tuple(shape[1:]))
         noise, path = self._noise(shape[0], rng, cond.x.device)
         return self._make(noise, path, cond.pooled(), cond.mask.any(1)).float()

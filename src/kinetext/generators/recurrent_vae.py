@@ -198,10 +198,11 @@ class RecurrentVAE(Generator):
         known: Known | None = None,
         start: Start | None = None,
         negative: Features | None = None,
+        late: Features | None = None,
     ) -> Tensor:
         """Draws frame after frame; ``steps`` >= 1 are of no use to it: it takes its own refinements."""
         check_legal("steps", steps, steps >= 1, ">= 1")
-        self.refuse(guidance, known, start, negative)
+        self.refuse(guidance, known, start, negative, late)
         noise = self._noise(shape[0], shape[2], rng, cond.x.device)
         seen: dict[int, Seen] = {}
         if known is not None:

@@ -182,10 +182,11 @@ class Seq2Seq(Generator):
         known: Known | None = None,
         start: Start | None = None,
         negative: Features | None = None,
+        late: Features | None = None,
     ) -> Tensor:
         """Writes frame after frame; ``steps`` >= 1 are of no use to it: it takes one a frame."""
         check_legal("steps", steps, steps >= 1, ">= 1")
-        self.refuse(guidance, known, start, negative)
+        self.refuse(guidance, known, start, negative, late)
         dice = self._dice(shape[0], shape[2], rng, cond.x.device)
         real_BTZ = torch.zeros_like(dice[1])
         fed_BT = torch.zeros(shape[0], shape[2], dtype=torch.bool, device=real_BTZ.device)

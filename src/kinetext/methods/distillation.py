@@ -89,7 +89,7 @@ class Distillation(Method):
         student, expert = self.task.generator, self.expert.generator
         cond = self.task.condition(batch)
         with torch.no_grad():
-            told = self.expert.condition(batch)
+            told, late = self.expert.condition(batch), self.expert.late(batch)
         target = self.task.target(batch) if self.begin == "clips" else None
         noise = torch.randn((len(batch), *self.task.target_size), generator=rng, device=rng.device)
         z, losses = noise, []
@@ -98,8 +98,8 @@ class Distillation(Method):
                 z = student.noised(target, noise, way[0])
             ahead = self._ahead(len(way) - 1, rng)
             with torch.no_grad():
-                z = expert.carried(z, told, way[: ahead + 1], guidance=self.guidance)
-                right = expert.carried(z, told, way[ahead:], guidance=self.guidance)
+                z = expert.carried(z, told, way[: ahead + 1], guidance=self.guidance, late=late)
+                right = expert.carried(z, told, way[ahead:], guidance=self.guidance, late=late)
             made = student.carried(z, cond, [way[ahead], way[-1]], guidance=1.0)
             losses.append(((made - right) / (way[-1] - way[ahead])).square().mean())
             z = right if self.begin == "teacher" else made.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -23,8 +24,12 @@ class TextToVideo(Maker):
         generator: of the same kind as the codec.
         shape: (C, T, H, W) of the clips to make.
         rewarder: what ``reward`` names, while the task is trained; None without.
+        early_tokens: ids of the tokens of ``early_words`` (decided by the assembly).
         steps: sampler steps, >= 1.
         guidance: classifier-free guidance scale, >= 0; 1 is none.
+        early_words: words that say how things move, wherever they stand. Motion is decided near noise and looks after it:
+            guidance exaggerates the whole text only until the generator's ``late_from``, and the text without these words
+            from then on. So a thing and a motion that were not learned together come together.
         train_frames: how many frames of every clip a training step looks at, drawn anew each step, in their
             order and places; 0 is all. A step costs less a clip, so more clips are seen in the same time; a
             training on all frames should follow (as Zheng et al. 2023, "Fast Training of Diffusion Models
@@ -41,6 +46,8 @@ class TextToVideo(Maker):
         reward_steps: sampler steps of such clips, >= 2.
     """
 
+    early_tokens: Tensor
+
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
@@ -48,9 +55,11 @@ class TextToVideo(Maker):
         generator: Generator,
         shape: Shape,
         rewarder: Reward | None = None,
+        early_tokens: Sequence[int] = (),
         *,
         steps: int = 25,
         guidance: float = 3.0,
+        early_words: tuple[str, ...] = (),
         train_frames: int = 0,
         cache_targets: bool = False,
         reward: str = "",
@@ -75,6 +84,8 @@ class TextToVideo(Maker):
         self.players = generator.players
         self.shape, self.target_size = shape, codec.target_shape(shape)
         self.steps, self.guidance, self.train_frames = steps, guidance, train_frames
+        self.early_words = early_words
+        self.register_buffer("early_tokens", torch.tensor(early_tokens, dtype=torch.int64), persistent=False)
         self.cache_targets = cache_targets
         self._cache: dict[str, Tensor] = {}
         if reward_weight <= 0:
@@ -128,6 +139,13 @@ class TextToVideo(Maker):
         """What the text encoder says of the texts."""
         cond: Features = self.encoders["text"](batch.tokens, batch.token_mask)
         return cond
+
+    def late(self, batch: Batch) -> Features | None:
+        """What it says of the texts without ``early_words``; None where there are none."""
+        if not self.early_words:
+            return None
+        kept = batch.token_mask & ~torch.isin(batch.tokens, self.early_tokens)
+        return self.condition(replace(batch, token_mask=kept))
 
     def target(self, batch: Batch) -> Tensor:
         """What the codec makes of the clips."""
@@ -196,7 +214,15 @@ class TextToVideo(Maker):
         other = None if negative is None else self.condition(negative)
         shape = (len(batch), *self.target_size)
         made: Tensor = self.generator.sample(
-            shape, cond, rng=rng, steps=steps, guidance=guidance, known=known, start=start, negative=other
+            shape,
+            cond,
+            rng=rng,
+            steps=steps,
+            guidance=guidance,
+            known=known,
+            start=start,
+            negative=other,
+            late=self.late(batch),
         )
         return made
 
