@@ -83,20 +83,23 @@ def test_captions_may_leave_out_the_motions() -> None:
 def test_some_clips_roam_and_their_texts_name_no_motion() -> None:
     plain = Digits(clips=200, digits=(1,)).__getitems__(range(200))
     mixed = Digits(clips=200, digits=(1,), roaming=0.5).__getitems__(range(200))
-    ways = {"rests": 0, "slants": 0, "named": 0}
+    ways = {"rests": 0, "slants": 0, "named": 0, "untold": 0}
     for before, after in zip(plain, mixed, strict=True):
-        assert before.text and after.text and before.video is not None and after.video is not None
+        assert before.text and before.video is not None and after.video is not None
         if after.labels:
             assert (before.text, before.labels) == (after.text, after.labels)
             assert torch.equal(before.video, after.video)
             ways["named"] += 1
             continue
-        assert re.findall(r"\d", after.text) == re.findall(r"\d", before.text)
-        assert objects_of(after.text) is None
+        if after.text is None:
+            ways["untold"] += 1
+        else:
+            assert re.findall(r"\d", after.text) == re.findall(r"\d", before.text)
+            assert objects_of(after.text) is None
         left, top = (_first_lit(after.video[0], axis) for axis in (1, 2))
         assert (len(set(left)) == 1) == (len(set(top)) == 1), "never along one axis alone"
         ways["rests" if len(set(left)) == 1 else "slants"] += 1
-    assert 80 <= ways["named"] <= 120 and 1.3 < ways["slants"] / ways["rests"] < 3
+    assert 80 <= ways["named"] <= 120 and 10 <= ways["untold"] <= 30 and 1.3 < ways["slants"] / ways["rests"] < 3
 
 
 def _first_lit(frames: torch.Tensor, axis: int) -> list[int]:

@@ -105,8 +105,8 @@ class Digits(Dataset):
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
         roaming: share of the clips, in [0, 1], each of one digit, that show no motion which has a name: two of three move at a slant, along both
-            axes at once, and one rests. Their texts name the digit alone, and they have no labels. Among the others they
-            teach what a digit's own words show, however it moves.
+            axes at once, and one rests. Their texts name the digit alone, or one of five has none, and they have no labels.
+            Among the others they teach what a digit's own words show, however it moves.
         builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
             models that should know both hands.
         seed: of the world.
@@ -177,6 +177,8 @@ class Digits(Dataset):
         dice = Dice(f"{self.seed}/{self.split}", indices)
         objects, count = self._objects(dice)
         roams = dice.uniform("roams") < self.roaming
+        untold = roams & (dice.uniform("untold") < 1 / 5)
+        captions: list[Captions] = ["digits" if one else self.captions for one in roams]
         video: Sequence[torch.Tensor | None] = [None] * len(indices)
         if drawn:
             frames = torch.from_numpy(self._frames(dice, objects, count, roams))
@@ -188,7 +190,7 @@ class Digits(Dataset):
                 Sample(
                     key=f"digits/{self.split}/{self.seed}/{index}",
                     video=video[row],
-                    text=self._caption(dice, row, named, "digits" if roams[row] else self.captions),
+                    text=None if untold[row] else self._caption(dice, row, named, captions[row]),
                     labels={} if roams[row] else {"objects": tuple(OBJECTS[i] for i in named)},
                 )
             )
