@@ -104,7 +104,7 @@ METHODS = ("recurrent_vae", "gan", "seq2seq", "autoregressive", "diffusion", "fl
 WORLDS: Mapping[str, World] = {
     "digits": World(
         "digits", "evolution_", METHODS, "digits-reader", "mnist", digits_kind, digits_parts, True,
-        {"digits": (1,), "captions": "full"},
+        {"digits": (1,), "captions": "full", "roaming": 0.0},
     ),
     "shapes": World(
         "shapes", "evolution_shapes_", METHODS, "shapes-reader", "", shapes_kind, columns_apart, False, {"objects": (1,)}

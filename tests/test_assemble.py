@@ -77,12 +77,19 @@ def test_the_resolved_recipe_alone_builds_the_same_weights() -> None:
         (
             GAN,
             ["task.guidance=1", 'task.early_words=["up"]'],
-            "task.early_words: up, but gan takes no late text; expected none",
+            "task.early_words: up, but gan can take no late text; expected an empty list",
+        ),
+        (FLOW, ['task.early_words=["up", "sideways"]'], "task.early_words: 'sideways', expected 1 to 32 tokens"),
+        (FLOW, ['task.early_words=[" "]'], "task.early_words: ' ', expected 1 to 32 tokens"),
+        (
+            FLOW,
+            ['task.early_words=["left and right"]', "text.max_tokens=2"],
+            "task.early_words: 'left and right', expected 1 to 2 tokens",
         ),
         (
             FLOW,
-            ['task.early_words=["up", "sideways", " "]'],
-            r"task.early_words: \['sideways', ' '\], expected words of the texts",
+            ['task.early_words=["up"]', "generator.guidance_to=0.1"],
+            "generator.late_from: 0.2, expected less than guidance_to = 0.1",
         ),
         (
             GAN,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -250,7 +251,9 @@ class Blend(Generator):
     def noised(self, target: Tensor, noise: Tensor, t: float) -> Tensor:
         return noise + (1 - t if self.flaw == "backwards" else t) * (target - noise)
 
-    def carried(self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float) -> Tensor:
+    def carried(
+        self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float, late: Features | None = None
+    ) -> Tensor:
         way = times[-1] - times[0]
         made = (
             z
@@ -289,6 +292,44 @@ def test_generator_flaws(flaw: str, message: str) -> None:
     check_generator(Blend())
     with pytest.raises(ContractError, match=message):
         check_generator(Blend(flaw))
+
+
+class Led(Blend):
+    """One that a late text may lead, whose masked words or place in the guidance may be got wrong."""
+
+    abilities = frozenset({"known frames", "guidance", "late text"})
+
+    def _led(self, guidance: float, late: Features | None) -> Tensor | float:
+        if late is None or self.flaw == "late ignored" or (guidance <= 1 and self.flaw != "late at 0"):
+            return 0.0
+        pooled = late.x.mean(1) if self.flaw == "late leaks" else late.pooled()
+        return (guidance - 1) * self.linear(pooled)[:, :, None, None, None]
+
+    def sample(
+        self, shape: Shape, cond: Features, *, guidance: float, late: Features | None = None, **wish: Any
+    ) -> Tensor:
+        made = super().sample(shape, cond, guidance=guidance, **wish)
+        known = wish.get("known")
+        return made if known is not None else made + self._led(guidance, late)
+
+    def carried(
+        self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float, late: Features | None = None
+    ) -> Tensor:
+        return super().carried(z, cond, times, guidance=guidance) + (times[-1] - times[0]) * self._led(guidance, late)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "message"),
+    [
+        ("late ignored", "has the ability late text, and ignores it"),
+        ("late leaks", "masked positions of the late text"),
+        ("late at 0", "where guidance 0 ignores the text"),
+    ],
+)
+def test_flaws_of_a_late_text(flaw: str, message: str) -> None:
+    check_generator(Led())
+    with pytest.raises(ContractError, match=message):
+        check_generator(Led(flaw))
 
 
 class Duel(Task):

@@ -97,7 +97,7 @@ def test_some_clips_roam_and_their_texts_name_no_motion() -> None:
             assert re.findall(r"\d", after.text) == re.findall(r"\d", before.text)
             assert objects_of(after.text) is None
         left, top = (_first_lit(after.video[0], axis) for axis in (1, 2))
-        assert (len(set(left)) == 1) == (len(set(top)) == 1), "never along one axis alone"
+        assert (len(set(left)) == 1) == (len(set(top)) == 1), "along both axes or none"
         ways["rests" if len(set(left)) == 1 else "slants"] += 1
     assert 80 <= ways["named"] <= 120 and 10 <= ways["untold"] <= 30 and 1.3 < ways["slants"] / ways["rests"] < 3
 

@@ -310,6 +310,7 @@ def test_what_does_not_fit_is_told_before_training(runs: Any, tmp_path: Path) ->
         (["task.steps=5"], r"task\.steps: 5, expected 2 with method distillation"),
         (["task.guidance=3.0"], r"task\.guidance: 3\.0, expected 1\.0 with method distillation"),
         (["task.train_frames=1"], r"task\.train_frames: 1, expected 0 with"),
+        (['task.early_words=["up"]'], r"task\.early_words: \(.up.,\), expected \(\) with method distillation"),
         (["method.teacher="], r"method\.teacher: missing, expected a run folder"),
         (["method.teacher=runs/nowhere"], r"method\.teacher: runs/nowhere: neither a run folder"),
         ([f"method.teacher={runs.reader}"], r"method\.teacher: .*reader makes no clips"),

@@ -60,21 +60,32 @@ def test_a_training_step_sees_some_frames_of_every_clip_in_their_places(monkeypa
 
 def test_words_that_say_how_things_move_lead_early_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch = maker(early_words='["left and right", "上下"]')
+    texts = [
+        "the digit 3 is moving left and right and the digit 7 is moving up and down",
+        "一个3上下移动",
+        "左右",
+        None,
+    ]
+    late = ["the digit 3 is moving and the digit 7 is moving up and down", "一个3移动", "左右", None]
+    (tokens, told), (_, left) = WORDS.batch(texts), WORDS.batch(late)
+    batch = replace(batch, tokens=tokens, token_mask=told)
     kept: list[Tensor] = []
     real = task.encoders["text"].forward
     monkeypatch.setattr(task.encoders["text"], "forward", lambda x, mask: (kept.append(mask), real(x, mask))[1])
     asked: list[Features | None] = []
     monkeypatch.setattr(task.generator, "sample", lambda *_, late, **named: asked.append(late))
     task.sample(batch, rng=rng(), steps=2, guidance=3.0)
-    told, led = kept
-    assert torch.equal(told, batch.token_mask) and asked[0] is not None and torch.equal(asked[0].mask, led)
-    early = {*WORDS.encode("left and right"), *WORDS.encode("上下")}
-    assert len(early) == 5 and 0 < led.sum() < told.sum()
-    assert led.tolist() == [
-        [bool(mask) and token not in early for token, mask in zip(*row, strict=True)]
-        for row in zip(batch.tokens.tolist(), told.tolist(), strict=True)
-    ]
+    assert asked[0] is not None and torch.equal(kept[0], told) and torch.equal(asked[0].mask, kept[1])
+    for row, text in enumerate(late):
+        assert tokens[row, kept[1][row]].tolist() == WORDS.encode(text or "")
+    assert kept[1].sum() == left.sum()
     assert maker()[0].late(batch) is None
+
+
+def test_early_words_and_their_tokens_come_together() -> None:
+    plain, _ = maker()
+    with pytest.raises(RecipeError, match=r"task\.early_words: 1, expected the tokens of each, not 0"):
+        TextToVideo(dict(plain.encoders.items()), plain.codec, plain.generator, plain.shape, early_words=("up",))
 
 
 def test_judging_sees_every_frame() -> None:

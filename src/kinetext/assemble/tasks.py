@@ -122,25 +122,35 @@ def _text_to_video(parts: Parts) -> Task:
     # without the training data a run is being reopened, and needs no reward any more
     wanted = parts.recipe.task.args["reward"] and parts.data is not None
     rewarder = _rewarder(parts, generator) if wanted else None
-    early = _early_tokens(parts, generator)
+    early = _early_phrases(parts, generator)
     return TextToVideo(found, codec, generator, parts.shape(), rewarder, early, **parts.recipe.task.args)
 
 
-def _early_tokens(parts: Parts, generator: Generator) -> list[int]:
-    """The ids of all that ``task.early_words`` are made of."""
+def _early_phrases(parts: Parts, generator: Generator) -> list[list[int]]:
+    """The token ids of every one of ``task.early_words``."""
     words: tuple[str, ...] = parts.recipe.task.args["early_words"]
     if not words:
         return []
     said = f"task.early_words: {joined(words)}"
+    component = parts.recipe.generator
+    assert component is not None
     if "late text" not in generator.abilities:
-        name = parts.recipe.generator and parts.recipe.generator.name
-        raise RecipeError(f"{said}, but {name} takes no late text; expected none")
+        raise RecipeError(f"{said}, but {component.name} can take no late text; expected an empty list")
+    late, end = component.args.get("late_from", 0.0), component.args.get("guidance_to", 1.0)
+    if late >= end:
+        raise RecipeError(
+            f"generator.late_from: {late}, expected less than guidance_to = {end} with task.early_words, "
+            "which would change nothing"
+        )
     known = tokenizer(parts.recipe, parts.meta)
     if not isinstance(known, Tokenizer):
-        raise RecipeError(f"{said}, but the tokenizer is a pretrained one; expected none")
-    if unknown := [word for word in words if not word.strip() or known.unknown(word)]:
-        raise RecipeError(f"task.early_words: {unknown}, expected words of the texts")
-    return [token for word in words for token in known.encode(word)]
+        raise RecipeError(f"{said}, but the texts have a pretrained tokenizer; expected an empty list")
+    for word in words:
+        if known.unknown(word) or not 1 <= known.length(word) <= known.max_tokens:
+            raise RecipeError(
+                f"task.early_words: {word!r}, expected 1 to {known.max_tokens} tokens, all of them known from the texts"
+            )
+    return [known.encode(word) for word in words]
 
 
 def _rewarder(parts: Parts, generator: Generator) -> ClipReader:
@@ -209,7 +219,7 @@ def _distillation(built: Task, recipe: Recipe, meta: Meta) -> Task:
     name = args["teacher"]
     if not isinstance(built, TextToVideo):
         raise RecipeError(f"method: distillation, but task {recipe.task.name} has no generator to teach")
-    learns = {"steps": args["steps"], "guidance": 1.0, "train_frames": 0, "reward": ""}
+    learns = {"steps": args["steps"], "guidance": 1.0, "early_words": (), "train_frames": 0, "reward": ""}
     for option, value in learns.items():
         if options[option] != value:
             raise RecipeError(

@@ -175,7 +175,7 @@ def _check_way(generator: Generator, target: Tensor, cond: Features, hidden: Fea
     scale = 2.0 if "guidance" in generator.abilities else 1.0
     z = noise
     for now, after in pairwise(times):
-        z = generator.carried(z, cond, [now, after], guidance=scale)
+        z = generator.carried(z, cond, [now, after], guidance=scale, late=None)
     require(z.requires_grad, generator, "what is carried has no gradients")
     size = tuple(target.shape)
     made = generator.sample(size, cond, rng=rng(0), steps=3, guidance=scale)
@@ -220,6 +220,23 @@ def _check_samples(generator: Generator, target: Tensor, cond: Features, hidden:
     )
     require(torch.equal(few, many) != ("steps" in generator.abilities), generator, said)
     _check_abilities(generator, target, cond)
+    if "late text" in generator.abilities:
+        _check_late_text(generator, size, cond, hidden)
+
+
+@torch.no_grad()
+def _check_late_text(generator: Generator, size: Shape, cond: Features, hidden: Features) -> None:
+    """It is heard where guidance exaggerates, and what is masked in it is not."""
+
+    def make(late: Features | None, guidance: float = 3.0) -> Tensor:
+        return generator.sample(size, cond, rng=rng(0), steps=4, guidance=guidance, late=late)
+
+    other = Features(cond.x.flip(0), cond.mask.flip(0))
+    led = make(other)
+    require(not close(led, make(None)), generator, "has the ability late text, and ignores it")
+    same = make(Features(hidden.x.flip(0), hidden.mask.flip(0)))
+    require(close(led, same), generator, "what stands at masked positions of the late text changes the sample")
+    require(close(make(other, 0.0), make(None, 0.0)), generator, "hears a late text where guidance 0 ignores the text")
 
 
 def _check_abilities(generator: Generator, target: Tensor, cond: Features) -> None:

@@ -27,6 +27,8 @@ SIZE = 64  # pixels, the side of a frame
 DIGIT = 28  # pixels, the side of a digit
 FRAMES = 16
 SPAN = SIZE - DIGIT  # how far a digit can go
+UNTOLD = 1 / 5  # share of the roaming clips without text
+RESTS = 1 / 3  # share of the roaming clips whose digit rests
 SPEED = 7.2  # pixels a frame
 FPS = 8.0
 
@@ -104,9 +106,9 @@ class Digits(Dataset):
             motion is which digits train with it.
         num_frames: frames of a clip, 1 to 16; 1 makes still images.
         stride: world frames between two frames of a clip, >= 1.
-        roaming: share of the clips, in [0, 1], each of one digit, that show no motion which has a name: two of three move at a slant, along both
-            axes at once, and one rests. Their texts name the digit alone, or one of five has none, and they have no labels.
-            Among the others they teach what a digit's own words show, however it moves.
+        roaming: share of the training clips, in [0, 1], each of one digit, that show no motion which has a name: two of three
+            move at a slant, along both axes at once, and one rests. Their texts name the digit alone, or one of five has
+            none, and they have no labels. Among the others they teach what a digit's own words show, however it moves.
         builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
             models that should know both hands.
         seed: of the world.
@@ -152,7 +154,7 @@ class Digits(Dataset):
         if builtin:
             self.hands.append(_Hand(*_images("", split)))
         self.clips, self.digits, self.languages = clips, digits, languages
-        self.captions, self.roaming = captions, roaming
+        self.captions, self.roaming = captions, roaming if split == "train" else 0.0
         self.num_frames, self.stride, self.seed, self.split = num_frames, stride, seed, split
         held_out = np.array([is_held_out(i) for i in range(len(OBJECTS))])
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
@@ -177,7 +179,7 @@ class Digits(Dataset):
         dice = Dice(f"{self.seed}/{self.split}", indices)
         objects, count = self._objects(dice)
         roams = dice.uniform("roams") < self.roaming
-        untold = roams & (dice.uniform("untold") < 1 / 5)
+        untold = roams & (dice.uniform("untold") < UNTOLD)
         captions: list[Captions] = ["digits" if one else self.captions for one in roams]
         video: Sequence[torch.Tensor | None] = [None] * len(indices)
         if drawn:
@@ -220,19 +222,18 @@ class Digits(Dataset):
         for place in range(2):
             rows = np.flatnonzero(count > place)
             digit, motion = np.divmod(objects[:, place], 2)
-            axes = np.arange(2)[None] == motion[:, None]
-            way, still = self._way(dice, f"{place}", SPEED), lanes[:, place][:, None]
-            x, y = (np.where(axes[:, [axis]], way, still) for axis in (0, 1))
+            way, still = self._way(dice, f"{place}", SPEED), lanes[:, [place]]
+            x, y = (np.where(motion[:, None] == axis, way, still) for axis in range(2))
             if roams.any():
-                x, y = (np.where(roams[:, None], self._roaming(dice, axis), at) for axis, at in ((0, x), (1, y)))
+                x, y = (np.where(roams[:, None], self._roaming(dice, axis), at) for axis, at in enumerate((x, y)))
             images = self._pick(dice, place, digit)[rows]
             _paste(video, rows, images, x[rows], y[rows])
         return video
 
     def _roaming(self, dice: Dice, axis: int) -> NDArray[np.intp]:
-        """Places along one axis ``(N, T)`` of a digit that rests, or moves at a slant: never along one axis alone."""
+        """Places along one axis ``(N, T)`` of a digit that rests, or moves at a slant."""
         pace = SPEED * (0.5 + dice.uniform(f"pace{axis}"))
-        rests = dice.uniform("rests") < 1 / 3
+        rests = dice.uniform("rests") < RESTS
         return self._way(dice, f" along {axis}", np.where(rests, 0.0, pace)[:, None])
 
     def _way(self, dice: Dice, name: str, pace: float | NDArray[np.float64]) -> NDArray[np.intp]:

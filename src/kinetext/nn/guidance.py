@@ -10,16 +10,14 @@ from torch import Tensor
 
 from kinetext.types import Features, check_legal
 
-Ask = Callable[[Features, int], Tensor]  # of a condition of k times as many rows and k, what the network says of them
-
 
 @dataclass(frozen=True)
 class When:
-    """Times of a sampler, from 0, noise, to 1, data, at which texts guide.
+    """The times, from 0, noise, to 1, data, at which a sampler is guided.
 
     Args:
-        start, end: they do in this interval of [0, 1] (Kynkäänniemi et al. 2024).
-        late: in [0, 1]; from here on a late text does, where there is one.
+        start, end: it is in this interval of [0, 1], and elsewhere follows the text as learned (Kynkäänniemi et al. 2024).
+        late: in [0, 1]; at this time and after it a late text guides, where there is one.
     """
 
     start: float
@@ -35,14 +33,14 @@ class When:
 
 @dataclass(frozen=True)
 class Guide:
-    """What leads a sampler, and how far.
+    """What leads a sampler, when, and how far.
 
     Args:
         cond: of B rows, the text to follow.
         negative: the text to lead away from; None is no text.
-        late: the text that leads late; None is ``cond`` all along.
-        scale: 1 follows the text as learned, more exaggerates it.
-        when: texts guide.
+        late: the text that is exaggerated late; None is ``cond`` all along.
+        scale: 1 follows the text as learned, more exaggerates it, 0 ignores it.
+        when: the times of it all.
     """
 
     cond: Features
@@ -51,13 +49,16 @@ class Guide:
     scale: float
     when: When
 
-    def said(self, ask: Ask, t: float) -> Tensor:
-        """What the network says at time t, ``(B, ...)``."""
+    def said(self, ask: Callable[[Features], Tensor], t: float) -> Tensor:
+        """What the network says at time t in [0, 1], ``(B, ...)``.
+
+        Args:
+            ask: a condition of B, 2B or 3B rows -> what the network says of the B rows at hand under each B of these.
+        """
         if self.scale == 1.0 or not self.when.start <= t <= self.when.end:
-            return ask(self.cond, 1)
-        asked = sides(self.cond, self.negative, self.late if t >= self.when.late else None)
-        rows = len(self.cond.x)
-        return mixed(ask(asked, len(asked.x) // rows), self.scale, rows)
+            return ask(self.cond)
+        late = self.late if self.scale > 1 and t >= self.when.late else None
+        return mixed(ask(sides(self.cond, self.negative, late)), self.scale, len(self.cond.x))
 
 
 def sides(cond: Features, negative: Features | None, late: Features | None = None) -> Features:
@@ -73,8 +74,11 @@ def mixed(said: Tensor, scale: float, rows: int) -> Tensor:
 
         without + scale (with - without),  or  with + (scale - 1) (late - without)
 
-    (Ho & Salimans 2022, eq. 6, with scale = 1 + w; the second is what Liu et al. 2022, "Compositional Visual Generation
-    with Composable Diffusion Models", eq. 11, makes of two texts with weights 1 and scale - 1).
+    The first is Ho & Salimans 2022, eq. 6, with scale = 1 + w. The second adds up what two texts say beyond none, the
+    whole one with weight 1 and the late one with scale - 1, as Liu et al. 2022, "Compositional Visual Generation with
+    Composable Diffusion Models", do for conjunctions.
     """
     with_text, without, *late = said.split(rows)
-    return with_text + (scale - 1) * ((late[0] if late else with_text) - without)
+    if late:
+        return with_text + (scale - 1) * (late[0] - without)
+    return without + scale * (with_text - without)

@@ -24,12 +24,13 @@ class TextToVideo(Maker):
         generator: of the same kind as the codec.
         shape: (C, T, H, W) of the clips to make.
         rewarder: what ``reward`` names, while the task is trained; None without.
-        early_tokens: ids of the tokens of ``early_words`` (decided by the assembly).
+        early_phrases: the token ids of every one of ``early_words`` (decided by the assembly).
         steps: sampler steps, >= 1.
         guidance: classifier-free guidance scale, >= 0; 1 is none.
-        early_words: words that say how things move, wherever they stand. Motion is decided near noise and looks after it:
-            guidance exaggerates the whole text only until the generator's ``late_from``, and the text without these words
-            from then on. So a thing and a motion that were not learned together come together.
+        early_words: words, or several that stand together, that say how things move. Motion is decided near noise and looks
+            after it: guidance above 1 exaggerates the whole text only until the generator's ``late_from``, and the text
+            without these words from then on, so that a thing and a motion that were not learned together come together. A
+            negative text stays whole. What is changed at a strength begins later, maybe after that time.
         train_frames: how many frames of every clip a training step looks at, drawn anew each step, in their
             order and places; 0 is all. A step costs less a clip, so more clips are seen in the same time; a
             training on all frames should follow (as Zheng et al. 2023, "Fast Training of Diffusion Models
@@ -46,8 +47,6 @@ class TextToVideo(Maker):
         reward_steps: sampler steps of such clips, >= 2.
     """
 
-    early_tokens: Tensor
-
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
@@ -55,7 +54,7 @@ class TextToVideo(Maker):
         generator: Generator,
         shape: Shape,
         rewarder: Reward | None = None,
-        early_tokens: Sequence[int] = (),
+        early_phrases: Sequence[Sequence[int]] = (),
         *,
         steps: int = 25,
         guidance: float = 3.0,
@@ -84,8 +83,11 @@ class TextToVideo(Maker):
         self.players = generator.players
         self.shape, self.target_size = shape, codec.target_shape(shape)
         self.steps, self.guidance, self.train_frames = steps, guidance, train_frames
-        self.early_words = early_words
-        self.register_buffer("early_tokens", torch.tensor(early_tokens, dtype=torch.int64), persistent=False)
+        if len(early_words) != len(early_phrases):
+            raise RecipeError(
+                f"task.early_words: {len(early_words)}, expected the tokens of each, not {len(early_phrases)}"
+            )
+        self.early_phrases = tuple(torch.tensor(phrase) for phrase in early_phrases)
         self.cache_targets = cache_targets
         self._cache: dict[str, Tensor] = {}
         if reward_weight <= 0:
@@ -142,9 +144,11 @@ class TextToVideo(Maker):
 
     def late(self, batch: Batch) -> Features | None:
         """What it says of the texts without ``early_words``; None where there are none."""
-        if not self.early_words:
+        if not self.early_phrases:
             return None
-        kept = batch.token_mask & ~torch.isin(batch.tokens, self.early_tokens)
+        kept = batch.token_mask.clone()
+        for phrase in self.early_phrases:
+            kept &= ~_where(phrase, batch.tokens)
         return self.condition(replace(batch, token_mask=kept))
 
     def target(self, batch: Batch) -> Tensor:
@@ -234,6 +238,16 @@ class TextToVideo(Maker):
             frames = target.shape[2]
         video: Tensor = self.codec.decode(target, (len(target), channels, frames, height, width))
         return video
+
+
+def _where(phrase: Tensor, tokens_BL: Tensor) -> Tensor:
+    """Mask ``(B, L)``: the tokens that are part of ``phrase (N,)``, standing together and in its order."""
+    count = len(phrase)
+    begins = (tokens_BL.unfold(1, count, 1) == phrase.to(tokens_BL.device)).all(2)
+    found = torch.zeros_like(tokens_BL, dtype=torch.bool)
+    for place in range(count):
+        found[:, place : place + begins.shape[1]] |= begins
+    return found
 
 
 def _kept_as(codec: Codec) -> torch.dtype:
