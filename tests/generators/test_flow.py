@@ -127,6 +127,18 @@ def test_a_late_text_is_the_one_that_is_exaggerated_from_its_time_on() -> None:
     )
 
 
+@pytest.mark.parametrize(("steps", "shift"), [(20, 1.0), (10, 1.0), (20, 3.0)])
+def test_a_step_that_begins_at_a_time_of_the_guidance_belongs_to_it(steps: int, shift: float) -> None:
+    """Steps are placed in single precision: 7 / 20 comes out below 0.35, 8 / 20 above 0.4."""
+    for first, last in ((7, 8), (3, 6)):
+        place = [step / steps / (shift - (shift - 1) * step / steps) for step in (first, last)]
+        flow = Flow(late_from=place[0], guidance_to=place[1], shift=shift)
+        rows: list[int] = []
+        flow.network.register_forward_pre_hook(lambda module, args, rows=rows: rows.append(len(args[0])))
+        flow.sample((1, 1, 1, 4, 4), text(1), rng=rng(), steps=steps, guidance=3.0, late=text(1))
+        assert rows == [2] * first + [3] * (last - first + 1) + [1] * (steps - last - 1)
+
+
 def test_known_frames_stay_and_are_clean_to_the_network() -> None:
     flow = Flow()
     target = torch.randn(2, 1, 4, 8, 8, generator=rng(3))

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from kinetext.types import Features, check_legal
 
+ROUNDING = 1e-6  # of times in single precision
+
 
 @dataclass(frozen=True)
 class When:
@@ -55,9 +57,9 @@ class Guide:
         Args:
             ask: a condition of B, 2B or 3B rows -> what the network says of the B rows at hand under each B of these.
         """
-        if self.scale == 1.0 or not self.when.start <= t <= self.when.end:
+        if self.scale == 1.0 or not self.when.start - ROUNDING <= t <= self.when.end + ROUNDING:
             return ask(self.cond)
-        late = self.late if self.scale > 1 and t >= self.when.late else None
+        late = self.late if self.scale > 1 and t >= self.when.late - ROUNDING else None
         return mixed(ask(sides(self.cond, self.negative, late)), self.scale, len(self.cond.x))
 
 
