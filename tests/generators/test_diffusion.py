@@ -21,6 +21,13 @@ def text(batch: int, width: int = 64) -> Features:
     return Features(torch.randn(batch, 3, width, generator=rng(9)), torch.ones(batch, 3, dtype=torch.bool))
 
 
+class Label(nn.Module):
+    """Expects the first number of the text, 0 without."""
+
+    def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
+        return cond.pooled()[:, 0][:, None, None, None, None].expand_as(z)
+
+
 class GaussianPosterior(nn.Module):
     """E[x | z_n] = a s^2 z / (a^2 s^2 + sigma^2) for data N(0, s^2), told as x, or as the noise or v that it means."""
 
@@ -169,12 +176,6 @@ def test_the_network_is_told_time_1_for_data_and_0_for_noise() -> None:
 
 
 def test_guidance_extrapolates_from_no_text_or_another_text() -> None:
-    class Label(nn.Module):
-        """Expects the first number of the text, 0 without."""
-
-        def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
-            return cond.pooled()[:, 0][:, None, None, None, None].expand_as(z)
-
     def saying(number: float) -> Features:
         return Features(torch.full((1, 2, 64), number), torch.ones(1, 2, dtype=torch.bool))
 
@@ -201,10 +202,6 @@ def test_guidance_holds_in_its_interval_alone(interval: tuple[float, float], gui
 def test_a_late_text_is_the_one_that_is_exaggerated_from_its_time_on() -> None:
     """With the number of a text for a clip, 1 then 4 late: guidance 3 makes 3 * 1, and then 1 + 2 * 4."""
     said: list[float] = []
-
-    class Label(nn.Module):
-        def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
-            return cond.pooled()[:, 0][:, None, None, None, None].expand_as(z)
 
     diffusion = made_with(Label(), prediction="x", late_from=0.5, guidance_to=0.75)
     keep = diffusion._step

@@ -183,7 +183,7 @@ def _check_way(generator: Generator, target: Tensor, cond: Features, hidden: Fea
     again = generator.carried(noise, hidden, times, guidance=scale)
     require(close(again, made), generator, "what stands at masked positions of the text changes the way")
     if "late text" in generator.abilities:
-        late = Features(cond.x.flip(0), cond.mask.flip(0))
+        late = _exchanged(cond)
         way = generator.carried(noise, cond, times, guidance=scale, late=late)
         made = generator.sample(size, cond, rng=rng(0), steps=3, guidance=scale, late=late)
         require(close(way, made), generator, "with a late text, three steps are not a sample of three steps")
@@ -231,12 +231,17 @@ def _check_late_text(generator: Generator, size: Shape, cond: Features, hidden: 
     def make(late: Features | None, guidance: float = 3.0) -> Tensor:
         return generator.sample(size, cond, rng=rng(0), steps=4, guidance=guidance, late=late)
 
-    other = Features(cond.x.flip(0), cond.mask.flip(0))
+    other = _exchanged(cond)
     led = make(other)
     require(not close(led, make(None)), generator, "has the ability late text, and ignores it")
-    same = make(Features(hidden.x.flip(0), hidden.mask.flip(0)))
+    same = make(_exchanged(hidden))
     require(close(led, same), generator, "what stands at masked positions of the late text changes the sample")
     require(close(make(other, 0.0), make(None, 0.0)), generator, "hears a late text where guidance 0 ignores the text")
+
+
+def _exchanged(cond: Features) -> Features:
+    """Every row's text becomes another row's."""
+    return Features(cond.x.flip(0), cond.mask.flip(0))
 
 
 def _check_abilities(generator: Generator, target: Tensor, cond: Features) -> None:
@@ -245,7 +250,7 @@ def _check_abilities(generator: Generator, target: Tensor, cond: Features) -> No
     frames[:, 0] = True
     cells = torch.zeros(len(target), 1, *target.shape[2:], dtype=torch.bool)
     cells[..., : target.shape[4] // 2] = True
-    other = Features(cond.x.flip(0), cond.mask.flip(0))
+    other = _exchanged(cond)
     plain: dict[str, Any] = {"guidance": 1.0, "known": None, "start": None, "negative": None, "late": None}
     asked: dict[Ability, dict[str, Any]] = {
         "known frames": {"known": Known(target, frames)},

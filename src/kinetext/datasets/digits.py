@@ -218,7 +218,7 @@ class Digits(Dataset):
         self, dice: Dice, objects: NDArray[np.intp], count: NDArray[np.intp], roams: NDArray[np.bool_]
     ) -> Images:
         video = np.zeros((len(objects), self.num_frames, SIZE, SIZE), np.uint8)
-        lanes = _lanes(dice, objects, SPAN + 1)
+        lanes = _lanes(dice, objects)
         for place in range(2):
             rows = np.flatnonzero(count > place)
             digit, motion = np.divmod(objects[:, place], 2)
@@ -278,12 +278,13 @@ class _Hand:
         return self.images[np.array(chosen, dtype=np.intp)]
 
 
-def _lanes(dice: Dice, objects: NDArray[np.intp], places: int) -> NDArray[np.intp]:
-    """The coordinate that stays, for both digits ``(N, 2)``, in [0, places).
+def _lanes(dice: Dice, objects: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The coordinate that stays, for both digits ``(N, 2)``, in [0, SPAN].
 
     Two digits that move alike keep at least half a digit between their lanes: otherwise they could
     cover each other for the whole clip, and the caption would name what nobody can see.
     """
+    places = SPAN + 1
     first, second = dice.below("still0", places), dice.below("still1", places)
     apart = DIGIT // 2
     shifted = (first + apart + dice.below("still1", places - 2 * apart + 1)) % places
