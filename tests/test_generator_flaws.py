@@ -79,13 +79,8 @@ class Blend(Generator):
         self, z: Tensor, cond: Features, times: Sequence[float], *, guidance: float, late: Features | None = None
     ) -> Tensor:
         way = times[-1] - times[0]
-        made = (
-            z
-            + way
-            * self.linear(cond.pooled() + (0 * cond.x.mean(1) if self.flaw == "reads all" else 0))[
-                :, :, None, None, None
-            ]
-        )
+        pooled = cond.pooled() + (0 * cond.x.mean(1) if self.flaw == "reads all" else 0)
+        made = z + way * self.linear(pooled)[:, :, None, None, None]
         made = made + way**2 if self.flaw == "elsewhere" else made
         return made.detach() if self.flaw == "no gradients" else made
 
