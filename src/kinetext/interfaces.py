@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -13,19 +13,7 @@ from torch import Generator as Rng
 from torch import Tensor, nn
 
 from kinetext.text import TokenizerName
-from kinetext.types import (
-    Batch,
-    DataError,
-    Features,
-    Known,
-    Losses,
-    Modality,
-    Prediction,
-    Sample,
-    Start,
-    Target,
-    joined,
-)
+from kinetext.types import Batch, DataError, Features, Known, Losses, Modality, Prediction, Sample, Start, Target
 
 Shape = tuple[int, ...]
 Registry = Mapping[str, type[Any]]
@@ -206,16 +194,19 @@ class Generator(nn.Module, ABC):
         asked["known cells"] = known is not None and not asked["known frames"]
         for ability, wanted in asked.items():
             if wanted and ability not in self.abilities:
-                name, can = type(self).__module__.rpartition(".")[2], joined(sorted(self.abilities))
+                name, can = type(self).__module__.rpartition(".")[2], ", ".join(sorted(self.abilities)) or "(none)"
                 raise DataError(f"{ability}: {name} can't do that; it can do {can}")
 
-    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
+    def draft(
+        self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None, whole: bool = False
+    ) -> Tensor:
         """What a reward can teach: a target of ``shape`` that is still being made, with gradients, a pure function of
         the weights and ``rng``.
 
         Args:
             steps: of the sampler that it is on the way of, >= 2.
             frames: as in ``loss``.
+            whole: that it is at the end of that way, and all of it has gradients.
 
         Raises:
             ValueError: this generator makes nothing that gradients could go through.
@@ -308,6 +299,10 @@ class Maker(Task):
     @abstractmethod
     def target(self, batch: Batch) -> Tensor:
         """What the generator learns to make, of the clips of ``batch``, without gradients."""
+
+    def rewarded(self, batch: Batch, learned: Callable[[Batch], Losses], *, rng: Rng) -> Losses:
+        """``learned`` of the batch; or of a part of it, and what a reward loses on clips made for the texts of the rest."""
+        return learned(batch)
 
 
 class Method(Task):

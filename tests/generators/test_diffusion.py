@@ -272,6 +272,15 @@ def test_a_draft_is_the_expectation_after_some_steps_from_noise() -> None:
         diffusion.draft(SHAPE, text(2), rng=rng(), steps=1)
 
 
+def test_a_whole_draft_is_the_clip_of_ddim_with_gradients_of_all_its_steps() -> None:
+    torch.manual_seed(0)
+    diffusion, seen = Diffusion(sampler="ddim").eval(), list[bool]()
+    diffusion.network.register_forward_pre_hook(lambda module, args: seen.append(torch.is_grad_enabled()))
+    draft = diffusion.draft(SHAPE, text(2), rng=rng(3), steps=4, whole=True)
+    assert seen == [True] * 4 and draft.requires_grad
+    torch.testing.assert_close(draft, diffusion.sample(SHAPE, text(2), rng=rng(3), steps=4, guidance=1.0))
+
+
 def test_a_change_begins_on_the_way_at_its_strength() -> None:
     """For data N(0, s^2) what is left of the way is a scaling from the spread at that level to s."""
     s, strength = 2.0, 0.3

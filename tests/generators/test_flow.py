@@ -227,3 +227,14 @@ def test_only_the_last_evaluation_of_a_draft_has_gradients() -> None:
     assert lengths == {2, 3, 4, 5, 6, 7}
     with pytest.raises(ValueError, match="steps: 1, expected >= 2"):
         flow.draft((2, 1, 2, 4, 4), text(2), rng=rng(), steps=1)
+
+
+def test_a_whole_draft_is_the_clip_of_the_sampler_with_gradients_of_all_its_steps() -> None:
+    torch.manual_seed(0)
+    flow, shape = Flow(sampler="euler", shift=3.0).eval(), (2, 1, 2, 4, 4)
+    cond = text(2)
+    seen: list[bool] = []
+    flow.network.register_forward_pre_hook(lambda module, args: seen.append(torch.is_grad_enabled()))
+    draft = flow.draft(shape, cond, rng=rng(3), steps=4, whole=True)
+    assert seen == [True] * 4 and draft.requires_grad
+    torch.testing.assert_close(draft, flow.sample(shape, cond, rng=rng(3), steps=4, guidance=1.0))

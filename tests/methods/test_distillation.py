@@ -273,9 +273,23 @@ def test_a_run_is_saved_without_its_teacher_and_opens_as_any_other(runs: Any, tm
     assert evaluate.evaluate(Run.open(run.path)).numbers["val/loss"] > 0
 
 
-@pytest.mark.parametrize("begin", ["student", "clips"])
+def test_a_reward_teaches_the_student_beside_the_teacher(runs: Any, tmp_path: Path) -> None:
+    reward = (f"task.reward={runs.reader}", "task.reward_steps=2", "task.reward_through=all", "train.steps=1")
+    histories = [
+        train.start(student(runs.maker, *reward, *more), tmp_path / str(len(more)), quiet=True).history()
+        for more in ((), ("task.reward_weight=3.0",))
+    ]
+    once, thrice = (next(line for line in history if "train/loss" in line) for history in histories)
+    assert once["train/reward_loss"] == thrice["train/reward_loss"] > 0
+    assert once["train/segment_1"] == thrice["train/segment_1"]
+    assert thrice["train/loss"] - once["train/loss"] == pytest.approx(2 * once["train/reward_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("begin", ["student", "clips", "rewarded"])
 def test_four_steps_are_two_and_a_stop_and_two(runs: Any, tmp_path: Path, begin: str) -> None:
-    same = ("train.decay=constant", "train.optimizer=muon")
+    same: tuple[str, ...] = ("train.decay=constant", "train.optimizer=muon")
+    if begin == "rewarded":
+        begin, same = "student", (*same, f"task.reward={runs.reader}", "task.reward_steps=2")
     whole = train.start(
         student(runs.maker, *same, "train.steps=4", begin=begin, inside=0.5), tmp_path / "whole", quiet=True
     )
@@ -309,6 +323,7 @@ def test_what_does_not_fit_is_told_before_training(runs: Any, tmp_path: Path) ->
     for changes, message in (
         (["task.steps=5"], r"task\.steps: 5, expected 2 with method distillation"),
         (["task.guidance=3.0"], r"task\.guidance: 3\.0, expected 1\.0 with method distillation"),
+        ([f"task.reward={runs.reader}"], r"task\.reward_steps: 8, expected 2 with method distillation"),
         (["task.train_frames=1"], r"task\.train_frames: 1, expected 0 with"),
         (['task.early_words=["up"]'], r"task\.early_words: \(.up.,\), expected \(\) with method distillation"),
         (["method.teacher="], r"method\.teacher: missing, expected a run folder"),

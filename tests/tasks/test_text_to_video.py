@@ -189,7 +189,7 @@ def test_a_reward_alone_reaches_text_and_generator_but_not_what_is_frozen() -> N
     task, batch = maker(reward="digits-reader", reward_steps=2)
     (rewarder,) = task._rewarder
     assert rewarder is not None
-    task.train()._rewarded(batch, rewarder, rng=rng(0)).backward()
+    task.train()._read(batch, rewarder, rng=rng(0)).backward()
     moved = {name.split(".")[0] for name, p in task.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert moved == {"encoders", "generator"}
     assert not any("rewarder" in name for name in task.state_dict())
@@ -211,10 +211,11 @@ def test_only_the_frames_that_the_reward_looks_at_are_made(monkeypatch: pytest.M
     assert looked[0][1:] == (1, 2, 64, 64)
 
 
-def test_a_reward_teaches() -> None:
+@pytest.mark.parametrize("through", ["last", "all"])
+def test_a_reward_teaches(through: str) -> None:
     """Digits on black are dark; after some steps clips are as the reward wants them."""
     torch.manual_seed(0)
-    task, batch = rewarded(reward_weight=10.0, reward_share=0.5, reward_steps=4)
+    task, batch = rewarded(reward_weight=10.0, reward_share=0.5, reward_steps=4, reward_through=through)
     optimizer = torch.optim.AdamW(task.parameters(), 3e-3)
 
     def brightness() -> float:

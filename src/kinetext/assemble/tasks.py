@@ -219,12 +219,14 @@ def _distillation(built: Task, recipe: Recipe, meta: Meta) -> Task:
     name = args["teacher"]
     if not isinstance(built, TextToVideo):
         raise RecipeError(f"method: distillation, but task {recipe.task.name} has no generator to teach")
-    learns = {"steps": args["steps"], "guidance": 1.0, "early_words": (), "train_frames": 0, "reward": ""}
+    learns = {"steps": args["steps"], "guidance": 1.0, "early_words": (), "train_frames": 0}
+    if options["reward"]:
+        learns["reward_steps"] = args["steps"]
     for option, value in learns.items():
         if options[option] != value:
             raise RecipeError(
                 f"task.{option}: {options[option]!r}, expected {value!r} with method distillation: "
-                "the student learns so many steps, without guidance, of whole clips, from its teacher alone"
+                "the student learns so many steps, without guidance, of whole clips"
             )
     if not name:
         raise RecipeError("method.teacher: missing, expected a run folder or a shipped model")

@@ -260,16 +260,20 @@ class Diffusion(Generator):
             before, h_before = x, h
         raise AssertionError("levels end at 0")
 
-    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
+    def draft(
+        self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None, whole: bool = False
+    ) -> Tensor:
         """The clean target that is expected after a random part of ``steps`` >= 2 steps of "ddim" from noise, without
-        guidance; it alone has gradients (Xu et al. 2023, "ImageReward", algorithm 1, ReFL).
+        guidance; it alone has gradients (Xu et al. 2023, "ImageReward", algorithm 1, ReFL). A ``whole`` one has taken all
+        steps, with gradients (Clark et al. 2024, "DRaFT", section 4).
         """
         check_legal("steps", steps, steps >= 2, ">= 2")
         z = normal(shape, rng, cond.x.device)
         # not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
-        done = int(torch.randint(max(1, steps // 4), steps, (), generator=rng, device=rng.device))
+        chosen = int(torch.randint(max(1, steps // 4), steps, (), generator=rng, device=rng.device))
+        done = steps - 1 if whole else chosen
         levels = self._grid(steps, self.levels)[: done + 1]
-        with torch.no_grad():
+        with torch.set_grad_enabled(whole and torch.is_grad_enabled()):
             for now, after in pairwise(levels):
                 z = self._step(z, self._meant(z, now, self._said(z, now, cond, frames)), now, after, 0.0, None)
         return self._meant(z, levels[-1], self._said(z, levels[-1], cond, frames))

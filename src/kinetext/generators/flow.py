@@ -186,23 +186,27 @@ class Flow(Generator):
             z = kept(ahead, after)
         return z
 
-    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
+    def draft(
+        self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None, whole: bool = False
+    ) -> Tensor:
         """The clean target that the network expects after a random part of ``steps`` >= 2 steps from noise.
 
         The steps are Euler's, without guidance and without gradients; the expectation has gradients (Xu et al.
-        2023, "ImageReward", algorithm 1, ReFL).
+        2023, "ImageReward", algorithm 1, ReFL). A ``whole`` one has taken all steps, with gradients (Clark et al. 2024, "DRaFT",
+        section 4).
         """
         if steps < 2:
             raise ValueError(f"steps: {steps}, expected >= 2")
         z = normal(shape, rng, cond.x.device)
         # not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
-        done = int(torch.randint(max(1, steps // 4), steps, (), generator=rng, device=rng.device))
+        chosen = int(torch.randint(max(1, steps // 4), steps, (), generator=rng, device=rng.device))
+        done = steps - 1 if whole else chosen
         times = self._grid(steps)[: done + 1]
 
         def at(t: float) -> Tensor:
             return torch.full((shape[0], shape[2]), t, device=z.device)
 
-        with torch.no_grad():
+        with torch.set_grad_enabled(whole and torch.is_grad_enabled()):
             for now, after in pairwise(times):
                 z = z + (after - now) * self._velocity(z, at(now), cond, frames)
         expected: Tensor = self.network(z, at(times[-1]), cond, frames).float()

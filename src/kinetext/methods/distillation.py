@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,6 +28,9 @@ class Distillation(Method):
     A segment begins at a clip and noise ("clips", as PeRFlow does); or where the way of the teacher, or of the student
     itself, has come to from noise through the segments before ("teacher", "student"). The last two need no clips, and
     only the last one shows the student in training what it will stand before when it samples.
+
+    A task with a ``reward`` has its clips read as well, as they are made on the student's way: what the teacher gets wrong
+    the student need not.
 
     Args:
         task: the student; started from the teacher's weights ([init] task = teacher) it learns much faster.
@@ -85,7 +89,10 @@ class Distillation(Method):
         return self
 
     def loss(self, batch: Batch, *, player: str, rng: Rng) -> Losses:
-        """The mean over segments, and that of each."""
+        """The mean over segments, and that of each; beside them the loss of the task's reward, where it has one."""
+        return self.task.rewarded(batch, partial(self._taught, rng=rng), rng=rng)
+
+    def _taught(self, batch: Batch, *, rng: Rng) -> Losses:
         student, expert = self.task.generator, self.expert.generator
         cond = self.task.condition(batch)
         with torch.no_grad():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +44,12 @@ class TextToVideo(Maker):
             "ImageReward", algorithm 1; Clark et al. 2024, "DRaFT", section 4). Judge the result with another reader:
             this one is what the model learned to please. The assembly opens it, and a resumed training needs it
             as it was; validation leaves it out, so ``train.best`` and ``train.patience`` do not see what it teaches.
+            Beside a distillation it teaches the student, whose drafts are on the way of its own few steps.
         reward_weight: of that loss, > 0.
         reward_share: share of every batch whose clips are made and read, in (0, 1); the rest is learned from.
         reward_steps: sampler steps of such clips, >= 2.
+        reward_through: which of them the gradients go through: the "last" one, after a random number of others, or
+            "all" of them, which costs more and teaches just what the sampler makes (DRaFT; of use for few steps).
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class TextToVideo(Maker):
         reward_weight: float = 1.0,
         reward_share: float = 0.75,
         reward_steps: int = 8,
+        reward_through: Literal["last", "all"] = "last",
     ) -> None:
         super().__init__()
         if set(encoders) != {"text"}:
@@ -97,6 +103,7 @@ class TextToVideo(Maker):
         if reward_steps < 2:
             raise RecipeError(f"task.reward_steps: {reward_steps}, expected >= 2")
         self.reward_weight, self.reward_share, self.reward_steps = reward_weight, reward_share, reward_steps
+        self.reward_through = reward_through
         if rewarder and codec.target_shape(shape)[1] != shape[1]:
             raise RecipeError(f"task.reward: {reward}, but the codec joins frames; expected none")
         # in a tuple, so that one that is a module is neither trained nor saved with this task
@@ -117,16 +124,20 @@ class TextToVideo(Maker):
 
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
         batch.must_have_video("text to video learns from clips")
+        return self.rewarded(batch, partial(self._learned, player=player, rng=rng), rng=rng)
+
+    def rewarded(self, batch: Batch, learned: Callable[[Batch], Losses], *, rng: torch.Generator) -> Losses:
+        """In training with ``reward``, ``reward_share`` of the batch is made and read, and the rest is learned from."""
         (rewarder,) = self._rewarder
         if rewarder is None or not self.training:
-            return self._learned(batch, player=player, rng=rng)
+            return learned(batch)
         made = min(max(1, round(len(batch) * self.reward_share)), len(batch) - 1)
         if made == 0:
             raise DataError(f"{batch.keys[0]}: alone in its batch, and task.reward needs batches of two or more")
         # first, since autocast keeps the weights of its first use, and a draft begins without gradients
-        learned = self._learned(batch.rows(made, len(batch)), player=player, rng=rng)
-        read = self._rewarded(batch.rows(0, made), rewarder, rng=rng)
-        return Losses(learned.total + self.reward_weight * read, {**learned.parts, "reward_loss": read.detach()})
+        losses = learned(batch.rows(made, len(batch)))
+        read = self._read(batch.rows(0, made), rewarder, rng=rng)
+        return Losses(losses.total + self.reward_weight * read, {**losses.parts, "reward_loss": read.detach()})
 
     def _learned(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
         """The generator's own loss on given clips."""
@@ -156,14 +167,15 @@ class TextToVideo(Maker):
         batch.must_have_video("text to video learns from clips")
         return self._target(batch, None)
 
-    def _rewarded(self, batch: Batch, rewarder: Reward, *, rng: torch.Generator) -> Tensor:
+    def _read(self, batch: Batch, rewarder: Reward, *, rng: torch.Generator) -> Tensor:
         """What the rewarder loses on clips that are on their way, a scalar with gradients."""
         cond = self.condition(batch)
         frames = rewarder.frames(self.shape[1], rng=rng)
         # the codec joins no frames, so those that are not looked at need not be made
         shown = (self.shape[0], len(frames), *self.shape[2:])
         shape = (len(batch), *self.codec.target_shape(shown))
-        target = self.generator.draft(shape, cond, rng=rng, steps=self.reward_steps, frames=frames)
+        whole = self.reward_through == "all"
+        target = self.generator.draft(shape, cond, rng=rng, steps=self.reward_steps, frames=frames, whole=whole)
         return rewarder.loss(batch, self.codec.decode(target, (len(batch), *shown)), rng=rng)
 
     def _frames(self, video: Tensor, rng: torch.Generator) -> Tensor:
