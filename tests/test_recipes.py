@@ -34,8 +34,8 @@ SMALL = {
     "encoders.text": {"dim": 16, "depth": 1, "heads": 2},
     "encoders.video": {"dim": 16, "width": 8, "depth": 1, "heads": 2},
     "fusion": {"dim": 16, "heads": 2},
-    "task": {"steps": 1, "reward_steps": 2, "critic_width": 8},
-    "method": {"steps": 1, "substeps": 2},
+    "task": {"steps": 2, "reward_steps": 2, "critic_width": 8},
+    "method": {"steps": 2, "substeps": 2},
 }
 
 

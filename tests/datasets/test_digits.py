@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,9 +108,28 @@ def _first_lit(frames: torch.Tensor, axis: int) -> list[int]:
     return [int((frame > -1).any(axis - 1).nonzero()[0]) for frame in frames]
 
 
-def test_two_digits_do_not_roam() -> None:
-    with pytest.raises(DataError, match=r"roaming: 0.5, expected 0 with two digits"):
-        Digits(roaming=0.5)
+def test_parts_of_the_label_are_columns_too_and_what_roams_has_a_digit_alone() -> None:
+    plain = Digits(clips=60, digits=(1,), roaming=0.5).__getitems__(range(60))
+    data = Digits(clips=60, digits=(1,), roaming=0.5, parts=True)
+    assert [(target.name, target.multi) for target in data.targets] == [
+        ("objects", True),
+        ("digit", False),
+        ("motion", False),
+    ]
+    for before, after in zip(plain, data.__getitems__(range(60)), strict=True):
+        (digit,) = after.labels["digit"]
+        assert after.text is None or re.findall(r"\d", after.text) == [digit]
+        if before.labels:
+            (motion,) = after.labels["motion"]
+            assert after.labels["objects"] == (f"{digit} {motion}",)
+        else:
+            assert after.labels.keys() == {"digit"}
+
+
+@pytest.mark.parametrize("option", [{"roaming": 0.5}, {"parts": True}])
+def test_two_digits_neither_roam_nor_have_parts(option: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"(roaming: 0.5, expected 0|parts: true, expected false) with two digits"):
+        Digits(**option)
 
 
 def test_reading_captions() -> None:

@@ -34,6 +34,7 @@ FPS = 8.0
 
 MOTIONS = ("left and right", "up and down")
 OBJECTS = tuple(f"{digit} {motion}" for digit in range(10) for motion in MOTIONS)
+PARTS = (Target("digit", tuple("0123456789")), Target("motion", MOTIONS))
 
 # One phrase for every object, then how two are joined. {d} is the digit, {m} its motion. Captions that say less than all
 # have no word that the full ones have not.
@@ -108,7 +109,8 @@ class Digits(Dataset):
         stride: world frames between two frames of a clip, >= 1.
         roaming: share of the training clips, in [0, 1], each of one digit, that show no motion which has a name: two of three
             move at a slant, along both axes at once, and one rests. Their texts name the digit alone, or one of five has
-            none, and they have no labels. Among the others they teach what a digit's own words show, however it moves.
+            none, and their objects have no label. Among the others they teach what a digit's own words show, however it moves.
+        parts: whether clips of one digit have two columns more, "digit" and "motion"; one that roams has a digit, too.
         builtin: share of the digits, in [0, 1], drawn as scikit-learn's although there is a ``root``, for
             models that should know both hands.
         seed: of the world.
@@ -129,6 +131,7 @@ class Digits(Dataset):
         num_frames: int = FRAMES,
         stride: int = 1,
         roaming: float = 0.0,
+        parts: bool = False,
         builtin: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -148,6 +151,8 @@ class Digits(Dataset):
         check_between("roaming", roaming, 0, 1)
         if roaming and set(digits) != {1}:
             raise DataError(f"roaming: {roaming:g}, expected 0 with two digits: they could cover each other all along")
+        if parts and set(digits) != {1}:
+            raise DataError("parts: true, expected false with two digits, which have no digit and motion of the clip")
         check_between("builtin", builtin, 0, 1)
         self.hands = [_Hand(*_images(root, split))]
         self.builtin = builtin
@@ -160,7 +165,7 @@ class Digits(Dataset):
         keep = np.ones(20, bool) if composition == "all" else (held_out if split == "val" else ~held_out)
         self.objects = np.flatnonzero(keep)
         self.splits = ("train", "val")
-        self.targets = (Target("objects", OBJECTS, multi=True),)
+        self.parts, self.targets = parts, (Target("objects", OBJECTS, multi=True), *(PARTS if parts else ()))
         self.video_shape: Shape = (1, num_frames, SIZE, SIZE)
         self.fps = FPS / stride
 
@@ -193,7 +198,7 @@ class Digits(Dataset):
                     key=f"digits/{self.split}/{self.seed}/{index}",
                     video=video[row],
                     text=None if untold[row] else self._caption(dice, row, named, captions[row]),
-                    labels={} if roams[row] else {"objects": tuple(OBJECTS[i] for i in named)},
+                    labels=self._labels(named, bool(roams[row])),
                 )
             )
         return samples
@@ -205,6 +210,15 @@ class Digits(Dataset):
             for phrase in _PHRASES["full"][language]:
                 yield from (phrase.format(d=d, m=m) for d in range(10) for m in words)
             yield from _JOINTS[language]
+
+    def _labels(self, objects: NDArray[np.intp], roams: bool) -> dict[str, tuple[str, ...]]:
+        digit, motion = divmod(int(objects[0]), 2)
+        said: dict[str, tuple[str, ...]] = {"digit": (str(digit),)} if self.parts else {}
+        if roams:
+            return said
+        if self.parts:
+            said["motion"] = (MOTIONS[motion],)
+        return said | {"objects": tuple(OBJECTS[i] for i in objects)}
 
     def _objects(self, dice: Dice) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Two distinct objects a row, and how many of them are shown."""
