@@ -40,9 +40,11 @@ SMALL = {
 
 
 def first(recipe: Recipe, part: str) -> str | None:
-    """What a part starts from, in the recipe itself or in that of the run that its whole task starts from."""
-    whole = FOLDER / f"{Path(recipe.init.get('task', '')).name}.toml"
-    return recipe.init.get(part) or (first(Recipe.load(whole), part) if whole.is_file() else None)
+    """What a part starts from in the end: the recipe may name a run, or its whole task may start from one."""
+    source = recipe.init.get(part) or recipe.init.get("task", "")
+    if Path(source).parent == RUNS:
+        return first(Recipe.load(FOLDER / f"{Path(source).name}.toml"), part)
+    return source or None
 
 
 def overrides(recipe: Recipe) -> list[str]:
