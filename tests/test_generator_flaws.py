@@ -64,10 +64,12 @@ class Blend(Generator):
             x = torch.where(known.mask[:, None, :, None, None], known.target, x)
         return x
 
-    def draft(self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None) -> Tensor:
+    def draft(
+        self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None, whole: bool = False
+    ) -> Tensor:
         noise = torch.randn(shape, generator=None if self.flaw == "unseeded" else rng)
         x = noise + self.linear(cond.pooled())[:, :, None, None, None]
-        return x.detach() if self.flaw == "detached" else x
+        return x.detach() if self.flaw == ("detached whole" if whole else "detached") else x
 
     def times(self, steps: int) -> list[float]:
         return [0.0, *([0.5] if self.flaw == "too few" else [i / steps for i in range(1, steps)]), 1.0]
@@ -96,6 +98,7 @@ class Blend(Generator):
         ("deaf", "samples ignore their rng"),
         ("unseeded", "two drafts with the same rng differ"),
         ("detached", "drafts have no gradients"),
+        ("detached whole", "whole drafts have no gradients"),
         ("secret steps", "has no steps, which change its samples"),
         ("forgets", "changes what is known"),
         ("too few", "3 steps stand at"),

@@ -13,7 +13,19 @@ from torch import Generator as Rng
 from torch import Tensor, nn
 
 from kinetext.text import TokenizerName
-from kinetext.types import Batch, DataError, Features, Known, Losses, Modality, Prediction, Sample, Start, Target
+from kinetext.types import (
+    Batch,
+    DataError,
+    Features,
+    Known,
+    Losses,
+    Modality,
+    Prediction,
+    Sample,
+    Start,
+    Target,
+    joined,
+)
 
 Shape = tuple[int, ...]
 Registry = Mapping[str, type[Any]]
@@ -194,7 +206,7 @@ class Generator(nn.Module, ABC):
         asked["known cells"] = known is not None and not asked["known frames"]
         for ability, wanted in asked.items():
             if wanted and ability not in self.abilities:
-                name, can = type(self).__module__.rpartition(".")[2], ", ".join(sorted(self.abilities)) or "(none)"
+                name, can = type(self).__module__.rpartition(".")[2], joined(sorted(self.abilities))
                 raise DataError(f"{ability}: {name} can't do that; it can do {can}")
 
     def draft(
@@ -217,17 +229,13 @@ class Generator(nn.Module, ABC):
         """Where a sampler of ``steps`` steps stands on its way: ``steps + 1`` times from 0, noise, to 1, data.
 
         Raises:
-            ValueError: the way to data is not one that a few long steps could be taught to go: it has fresh noise, or
+            ValueError (``noised`` and ``carried`` too): the way to data is not one that a few long steps could be taught to go: it has fresh noise, or
                 there is none.
         """
         raise ValueError(f"{type(self).__name__} has no way from noise to data that could be gone in few steps")
 
     def noised(self, target: Tensor, noise: Tensor, t: float) -> Tensor:
-        """Where targets and the noise that they could come from stand at time ``t`` in [0, 1] of that way.
-
-        Raises:
-            ValueError: as ``times``.
-        """
+        """Where targets and the noise that they could come from stand at time ``t`` in [0, 1] of that way."""
         raise ValueError(f"{type(self).__name__} has no way from noise to data that could be gone in few steps")
 
     def carried(
@@ -235,9 +243,6 @@ class Generator(nn.Module, ABC):
     ) -> Tensor:
         """``z``, which stands at the first of ``times``, after a step of the sampler to each of the others: a pure
         function of the weights and arguments, with gradients. ``late`` as ``sample`` takes it.
-
-        Raises:
-            ValueError: as ``times``.
         """
         raise ValueError(f"{type(self).__name__} has no way from noise to data that could be gone in few steps")
 

@@ -126,9 +126,12 @@ def test_parts_of_the_label_are_columns_too_and_what_roams_has_a_digit_alone() -
             assert after.labels.keys() == {"digit"}
 
 
-@pytest.mark.parametrize("option", [{"roaming": 0.5}, {"parts": True}])
-def test_two_digits_neither_roam_nor_have_parts(option: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"(roaming: 0.5, expected 0|parts: true, expected false) with two digits"):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"roaming": 0.5}, "roaming: 0.5, expected 0"), ({"parts": True}, "parts: true, expected false")],
+)
+def test_two_digits_neither_roam_nor_have_parts(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"{message} with two digits"):
         Digits(**option)
 
 

@@ -285,11 +285,10 @@ def test_a_reward_teaches_the_student_beside_the_teacher(runs: Any, tmp_path: Pa
     assert thrice["train/loss"] - once["train/loss"] == pytest.approx(2 * once["train/reward_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("begin", ["student", "clips", "rewarded"])
-def test_four_steps_are_two_and_a_stop_and_two(runs: Any, tmp_path: Path, begin: str) -> None:
-    same: tuple[str, ...] = ("train.decay=constant", "train.optimizer=muon")
-    if begin == "rewarded":
-        begin, same = "student", (*same, f"task.reward={runs.reader}", "task.reward_steps=2")
+@pytest.mark.parametrize(("begin", "rewarded"), [("student", False), ("clips", False), ("student", True)])
+def test_four_steps_are_two_and_a_stop_and_two(runs: Any, tmp_path: Path, begin: str, rewarded: bool) -> None:
+    same = ["train.decay=constant", "train.optimizer=muon"]
+    same += [f"task.reward={runs.reader}", "task.reward_steps=2"] if rewarded else []
     whole = train.start(
         student(runs.maker, *same, "train.steps=4", begin=begin, inside=0.5), tmp_path / "whole", quiet=True
     )
@@ -323,6 +322,7 @@ def test_what_does_not_fit_is_told_before_training(runs: Any, tmp_path: Path) ->
     for changes, message in (
         (["task.steps=5"], r"task\.steps: 5, expected 2 with method distillation"),
         (["task.guidance=3.0"], r"task\.guidance: 3\.0, expected 1\.0 with method distillation"),
+        ([f"task.reward={runs.reader}", "method.steps=1"], r"method\.steps: 1, expected >= 2 with task\.reward"),
         ([f"task.reward={runs.reader}"], r"task\.reward_steps: 8, expected 2 with method distillation"),
         (["task.train_frames=1"], r"task\.train_frames: 1, expected 0 with"),
         (['task.early_words=["up"]'], r"task\.early_words: \(.up.,\), expected \(\) with method distillation"),

@@ -195,19 +195,27 @@ def test_a_reward_alone_reaches_text_and_generator_but_not_what_is_frozen() -> N
     assert not any("rewarder" in name for name in task.state_dict())
 
 
-def test_only_the_frames_that_the_reward_looks_at_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    task, batch = rewarded()
+@pytest.mark.parametrize("through", ["last", "all"])
+def test_only_the_frames_that_the_reward_looks_at_are_made_on_the_way(
+    monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    """And of a whole clip they alone are decoded."""
+    task, batch = rewarded(reward_through=through)
     (rewarder,) = task._rewarder
     assert rewarder is not None
     monkeypatch.setattr(rewarder, "frames", lambda total, rng: torch.tensor([1, 6]))
     made, looked = [], []
     draft, look = task.generator.draft, rewarder.loss
-    monkeypatch.setattr(task.generator, "draft", lambda *a, **k: (made.append((a[0], k["frames"])), draft(*a, **k))[1])
+    monkeypatch.setattr(task.generator, "draft", lambda *a, **k: (made.append((a[0], k)), draft(*a, **k))[1])
     monkeypatch.setattr(
         rewarder, "loss", lambda b, video, rng: (looked.append(video.shape), look(b, video, rng=rng))[1]
     )
     task.train().loss(batch, player="model", rng=rng(0))
-    assert made[0][0][2] == 2 and made[0][1].tolist() == [1, 6]
+    (shape, asked), *_ = made
+    if through == "all":
+        assert (shape[2], asked["frames"], asked["whole"]) == (8, None, True)
+    else:
+        assert (shape[2], asked["frames"].tolist(), asked["whole"]) == (2, [1, 6], False)
     assert looked[0][1:] == (1, 2, 64, 64)
 
 

@@ -221,12 +221,14 @@ def _distillation(built: Task, recipe: Recipe, meta: Meta) -> Task:
         raise RecipeError(f"method: distillation, but task {recipe.task.name} has no generator to teach")
     learns = {"steps": args["steps"], "guidance": 1.0, "early_words": (), "train_frames": 0}
     if options["reward"]:
+        if args["steps"] < 2:
+            raise RecipeError(f"method.steps: {args['steps']}, expected >= 2 with task.reward")
         learns["reward_steps"] = args["steps"]
     for option, value in learns.items():
         if options[option] != value:
             raise RecipeError(
                 f"task.{option}: {options[option]!r}, expected {value!r} with method distillation: "
-                "the student learns so many steps, without guidance, of whole clips"
+                "the student learns so many steps, without guidance, of whole texts and clips"
             )
     if not name:
         raise RecipeError("method.teacher: missing, expected a run folder or a shipped model")

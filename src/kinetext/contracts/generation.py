@@ -138,28 +138,31 @@ def check_generator(generator: Generator, *, shape: Shape = (1, 4, 8, 8), cond_d
         )
         _check_samples(still, target, cond, hidden)
         if type(generator).draft is not Generator.draft:
-            _check_drafts(still, size, cond, hidden)
+            for whole in (False, True):
+                _check_drafts(still, size, cond, hidden, whole)
             check_learning(generator, lambda module: total_of(module.draft(size, cond, rng=rng(0), steps=3)))
         if type(generator).carried is not Generator.carried:
             _check_way(still, target, cond, hidden)
         check_state(generator, lambda module: module.sample(size, cond, rng=rng(0), steps=2, guidance=1.0))
 
 
-def _check_drafts(generator: Generator, size: Shape, cond: Features, hidden: Features) -> None:
+def _check_drafts(generator: Generator, size: Shape, cond: Features, hidden: Features, whole: bool) -> None:
+    kind = "whole drafts" if whole else "drafts"
+
     def make(seed: int, cond: Features = cond, frames: Tensor | None = None) -> Tensor:
-        return generator.draft(size, cond, rng=rng(seed), steps=3, frames=frames)
+        return generator.draft(size, cond, rng=rng(seed), steps=3, frames=frames, whole=whole)
 
     torch.manual_seed(1)
     first = make(0)
-    require(tuple(first.shape) == size, generator, f"drafts {tuple(first.shape)}, asked for {size}")
-    require(bool(first.isfinite().all()), generator, "drafts are not finite")
-    require(first.requires_grad, generator, "drafts have no gradients")
+    require(tuple(first.shape) == size, generator, f"{kind} {tuple(first.shape)}, asked for {size}")
+    require(bool(first.isfinite().all()), generator, f"{kind} are not finite")
+    require(first.requires_grad, generator, f"{kind} have no gradients")
     torch.manual_seed(2)
-    require(torch.equal(first, make(0)), generator, "two drafts with the same rng differ")
-    require(not torch.equal(first, make(1)), generator, "drafts ignore their rng")
-    require(close(first, make(0, hidden)), generator, "what stands at masked positions of the text changes the draft")
-    whole = make(0, frames=torch.arange(size[2]))
-    require(close(first, whole), generator, "frames 0 to T' - 1 are not what frames = None means in a draft")
+    require(torch.equal(first, make(0)), generator, f"two {kind} with the same rng differ")
+    require(not torch.equal(first, make(1)), generator, f"{kind} ignore their rng")
+    require(close(first, make(0, hidden)), generator, f"what stands at masked positions of the text changes {kind}")
+    same = make(0, frames=torch.arange(size[2]))
+    require(close(first, same), generator, f"frames 0 to T' - 1 are not what frames = None means in {kind}")
 
 
 def _check_way(generator: Generator, target: Tensor, cond: Features, hidden: Features) -> None:

@@ -269,9 +269,9 @@ class Diffusion(Generator):
         """
         check_legal("steps", steps, steps >= 2, ">= 2")
         z = normal(shape, rng, cond.x.device)
-        # not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
-        chosen = int(torch.randint(max(1, steps // 4), steps, (), generator=rng, device=rng.device))
-        done = steps - 1 if whole else chosen
+        # an early draft is not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
+        first = max(1, steps // 4)
+        done = steps - 1 if whole else int(torch.randint(first, steps, (), generator=rng, device=rng.device))
         levels = self._grid(steps, self.levels)[: done + 1]
         with torch.set_grad_enabled(whole and torch.is_grad_enabled()):
             for now, after in pairwise(levels):

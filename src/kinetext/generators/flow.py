@@ -198,9 +198,9 @@ class Flow(Generator):
         if steps < 2:
             raise ValueError(f"steps: {steps}, expected >= 2")
         z = normal(shape, rng, cond.x.device)
-        # not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
-        chosen = int(torch.randint(max(1, steps // 4), steps, (), generator=rng, device=rng.device))
-        done = steps - 1 if whole else chosen
+        # an early draft is not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
+        first = max(1, steps // 4)
+        done = steps - 1 if whole else int(torch.randint(first, steps, (), generator=rng, device=rng.device))
         times = self._grid(steps)[: done + 1]
 
         def at(t: float) -> Tensor:

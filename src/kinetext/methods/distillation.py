@@ -29,8 +29,7 @@ class Distillation(Method):
     itself, has come to from noise through the segments before ("teacher", "student"). The last two need no clips, and
     only the last one shows the student in training what it will stand before when it samples.
 
-    A task with a ``reward`` has its clips read as well, as they are made on the student's way: what the teacher gets wrong
-    the student need not.
+    A task with a ``reward`` has the student's clips read as well: what the teacher gets wrong the student need not.
 
     Args:
         task: the student; started from the teacher's weights ([init] task = teacher) it learns much faster.

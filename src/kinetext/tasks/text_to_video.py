@@ -44,12 +44,13 @@ class TextToVideo(Maker):
             "ImageReward", algorithm 1; Clark et al. 2024, "DRaFT", section 4). Judge the result with another reader:
             this one is what the model learned to please. The assembly opens it, and a resumed training needs it
             as it was; validation leaves it out, so ``train.best`` and ``train.patience`` do not see what it teaches.
-            Beside a distillation it teaches the student, whose drafts are on the way of its own few steps.
+            Beside a distillation it teaches the student.
         reward_weight: of that loss, > 0.
         reward_share: share of every batch whose clips are made and read, in (0, 1); the rest is learned from.
         reward_steps: sampler steps of such clips, >= 2.
         reward_through: which of them the gradients go through: the "last" one, after a random number of others, or
-            "all" of them, which costs more and teaches just what the sampler makes (DRaFT; of use for few steps).
+            "all" of them, of whole clips, which costs more. That teaches just what is made by as many steps without
+            guidance (of a flow with the sampler "euler", of a diffusion with "ddim" without noise).
     """
 
     def __init__(
@@ -168,14 +169,15 @@ class TextToVideo(Maker):
         return self._target(batch, None)
 
     def _read(self, batch: Batch, rewarder: Reward, *, rng: torch.Generator) -> Tensor:
-        """What the rewarder loses on clips that are on their way, a scalar with gradients."""
+        """What the rewarder loses on clips that are on their way, or at its end, a scalar with gradients."""
         cond = self.condition(batch)
         frames = rewarder.frames(self.shape[1], rng=rng)
-        # the codec joins no frames, so those that are not looked at need not be made
-        shown = (self.shape[0], len(frames), *self.shape[2:])
-        shape = (len(batch), *self.codec.target_shape(shown))
-        whole = self.reward_through == "all"
-        target = self.generator.draft(shape, cond, rng=rng, steps=self.reward_steps, frames=frames, whole=whole)
+        # the codec joins no frames, so those that are not looked at need not be decoded, nor made on the way
+        shown, whole = (self.shape[0], len(frames), *self.shape[2:]), self.reward_through == "all"
+        shape = (len(batch), *self.codec.target_shape(self.shape if whole else shown))
+        draft, asked = self.generator.draft, None if whole else frames
+        target = draft(shape, cond, rng=rng, steps=self.reward_steps, frames=asked, whole=whole)
+        target = target[:, :, frames] if whole else target
         return rewarder.loss(batch, self.codec.decode(target, (len(batch), *shown)), rng=rng)
 
     def _frames(self, video: Tensor, rng: torch.Generator) -> Tensor:
