@@ -172,12 +172,14 @@ class TextToVideo(Maker):
         """What the rewarder loses on clips that are on their way, or at its end, a scalar with gradients."""
         cond = self.condition(batch)
         frames = rewarder.frames(self.shape[1], rng=rng)
+        shown = (self.shape[0], len(frames), *self.shape[2:])
         # the codec joins no frames, so those that are not looked at need not be decoded, nor made on the way
-        shown, whole = (self.shape[0], len(frames), *self.shape[2:]), self.reward_through == "all"
-        shape = (len(batch), *self.codec.target_shape(self.shape if whole else shown))
-        draft, asked = self.generator.draft, None if whole else frames
-        target = draft(shape, cond, rng=rng, steps=self.reward_steps, frames=asked, whole=whole)
-        target = target[:, :, frames] if whole else target
+        whole = self.reward_through == "all"
+        made, asked = (self.shape, None) if whole else (shown, frames)
+        shape = (len(batch), *self.codec.target_shape(made))
+        target = self.generator.draft(shape, cond, rng=rng, steps=self.reward_steps, frames=asked, whole=whole)
+        if whole:
+            target = target[:, :, frames]
         return rewarder.loss(batch, self.codec.decode(target, (len(batch), *shown)), rng=rng)
 
     def _frames(self, video: Tensor, rng: torch.Generator) -> Tensor:
