@@ -74,6 +74,7 @@ def facts(run: Run, task: TextToVideo, plan: Plan | None, name: str) -> dict[str
         "parameters": learned,
         "codec_parameters": sum(p.numel() for p in task.codec.parameters()),
         "memory_mb": max(json.loads(path.read_text())["peak_kb"] for path in usage) / 1024 if known else None,
+        "hardware": run.meta.facts.get("hardware", ""),
         "before": {first: _minutes(Run.open(plan.run(first))) for first in plan.others(name)} if plan else {},
     }
 

@@ -219,7 +219,11 @@ def origins(world: World, results: Result) -> str:
         before = "".join(
             f", after {first} ({minutes:.1f} minutes)" for first, minutes in made.get("before", {}).items()
         )
-        lines.append(f"- {title}: {found['date']}, commit {found['commit']}{stages}{before}; {found['hardware']}")
+        trained = made.get("hardware", "")
+        where = f"; trained on {trained}" if trained not in ("", found["hardware"]) else ""
+        lines.append(
+            f"- {title}: {found['date']}, commit {found['commit']}{stages}{before}; {found['hardware']}{where}"
+        )
     if not lines:
         return ""
     sizes = results["sizes"]

@@ -257,6 +257,16 @@ def test_page_shows_what_has_been_run_and_what_has_not() -> None:
     assert evolution_page.table(["a", "b"], [["1"]]) == "| a | b |\n| --- | --- |\n| 1 |  |"
 
 
+def test_where_a_row_was_trained_is_said_if_it_was_not_where_it_was_judged() -> None:
+    row = {"date": "today", "commit": "abc", "hardware": "two cores"}
+    rows = {"flow": {**row, "training": {"hardware": "a card"}}, "gan": {**row, "training": {"hardware": "two cores"}}}
+    said = evolution_page.origins(
+        WORLDS["digits"], {"methods": rows, "sizes": {"clips": 1, "prompts": 1, "times": 1, "budget": 1.0}}
+    )
+    assert "- `flow`: today, commit abc; two cores; trained on a card" in said
+    assert said.count("trained on") == 1
+
+
 def test_a_run_goes_through_all_of_it(runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained model is judged: its clips, its numbers, its row, its pictures; then again, from what is there."""
     monkeypatch.setitem(evolution_second.TEACHING, "digits", 200)
