@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make setup   make .venv and install kinetext in it"
-	@echo "make demo    generate a dozen clips, read them back, write kinetext-demo/index.html"
+	@echo "make demo    generate sixteen clips, read them back, write kinetext-demo/index.html"
 	@echo "make test    run the tests"
 	@echo "make check   lint, formatting, types"
 	@echo "make format  format the code and fix what the linter can"

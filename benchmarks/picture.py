@@ -1,6 +1,6 @@
-"""The picture of the README: clips of the shipped model playing side by side, with their prompts.
+"""The picture of the README: clips of the shipped models playing side by side, with their prompts.
 
-    python benchmarks/picture.py docs/images/digits.gif --font /usr/share/fonts/truetype/wqy/wqy-zenhei.ttc
+    python benchmarks/picture.py docs/images/shipped.gif --font /usr/share/fonts/truetype/wqy/wqy-zenhei.ttc
 
 The font must have Chinese characters (Debian: fonts-wqy-zenhei).
 """
@@ -16,17 +16,21 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kinetext import Pipeline
 
-PROMPTS = (
-    "the digit 3 moves up and down",
-    "digit 8 moves left and right",
-    "数字7正在上下运动",
-    "一个0左右移动",
-    "1 bounces left and right while 6 bounces up and down",
-    "digit 2 moves up and down and digit 9 moves left and right",
-    "数字3上下移动，数字7左右移动",
-    "5在左右移动，同时4在上下移动",
-)
-SCALE, MARGIN, CAPTION = 2, 10, 40
+PROMPTS = {
+    "digits": (
+        "the digit 3 moves up and down",
+        "数字7正在上下运动",
+        "1 bounces left and right while 6 bounces up and down",
+        "数字3上下移动，数字7左右移动",
+    ),
+    "shapes": (
+        "a large red circle bounces over a blue background",
+        "一个黄色大方块在绿色背景上向左移动",
+        "a tiny white star spins on a black background",
+        "一个小的橙色三角形正在往上升，背景为灰色",
+    ),
+}  # shipped model -> what it is asked for
+SCALE, MARGIN, CAPTION, COLOURS = 2, 10, 40, 256
 
 
 def main() -> None:
@@ -35,22 +39,26 @@ def main() -> None:
     parser.add_argument("--font", required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    clips = Pipeline.load("digits").generate(PROMPTS, seed=arguments.seed)
+    clips = [
+        clip for name, asked in PROMPTS.items() for clip in Pipeline.load(name).generate(asked, seed=arguments.seed)
+    ]
     font = ImageFont.truetype(arguments.font, 12)
-    videos = torch.stack([clip.video[0] for clip in clips])  # (B, T, H, W)
+    videos = torch.stack([clip.video.expand(3, -1, -1, -1) for clip in clips])  # (B, C, T, H, W)
     side = videos.shape[-1] * SCALE
     width = 4 * (side + MARGIN) + MARGIN
     height = 2 * (side + MARGIN + CAPTION) + MARGIN
     frames = []
-    for pixels in ((videos.transpose(0, 1) + 1) * 127.5).round().to(torch.uint8).numpy():
-        page = Image.new("L", (width, height), 255)
+    for pixels in ((videos.permute(2, 0, 3, 4, 1) + 1) * 127.5).round().to(torch.uint8).numpy():
+        page = Image.new("RGB", (width, height), "white")
         draw = ImageDraw.Draw(page)
         for place, image in enumerate(pixels):
             x = MARGIN + (place % 4) * (side + MARGIN)
             y = MARGIN + (place // 4) * (side + MARGIN + CAPTION)
-            page.paste(Image.fromarray(np.kron(image, np.ones((SCALE, SCALE), np.uint8))), (x, y))
-            draw.multiline_text((x, y + side + 3), wrapped(PROMPTS[place], font, side), font=font, fill=60, spacing=2)
-        frames.append(page)
+            page.paste(Image.fromarray(np.kron(image, np.ones((SCALE, SCALE, 1), np.uint8))), (x, y))
+            draw.multiline_text(
+                (x, y + side + 3), wrapped(clips[place].prompt, font, side), font=font, fill="#3c3c3c", spacing=2
+            )
+        frames.append(page.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(arguments.out, save_all=True, append_images=frames[1:], duration=round(1000 / clips[0].fps), loop=0)
 

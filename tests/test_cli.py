@@ -366,25 +366,6 @@ def test_shapes_are_made_with_all_their_columns(cli: Cli, tmp_path: Path) -> Non
     assert "yellow" in cli("data", "show", folder, "--num", 5).out
 
 
-def test_demo_reads_back_what_it_made(runs: SimpleNamespace, tmp_path: Path) -> None:
-    from kinetext.apps import demo
-    from kinetext.datasets.digits import objects_of
-    from kinetext.pipeline import Pipeline
-
-    assert len(demo.PROMPTS) == 12
-    assert sorted({len(objects_of(prompt) or ()) for prompt in demo.PROMPTS}) == [1, 2]
-    out = tmp_path / "demo"
-    shown = demo.make(out, "cpu", maker=str(runs.maker), reader=str(runs.reader), prompts=demo.PROMPTS[5:8])
-    page = (out / "index.html").read_text(encoding="utf-8")
-    reader = Pipeline.load(runs.reader, "cpu")
-    for one in shown:
-        assert f'src="{one.file}"' in page
-        assert one.prompt in page
-        answer = reader.predict(video=out / one.file)[0]["objects"]
-        assert set(one.read) == {name for name, p in answer.items() if p >= 0.5}
-        assert one.right == (set(one.read) == set(objects_of(one.prompt) or ()))
-
-
 def test_the_system_refuses(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
     """A full disk, say: one line, exit code 2, nothing half written."""
     copy = shutil.copytree(runs.reader, tmp_path / "run")

@@ -119,12 +119,12 @@ def reproduce(
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("kinetext-demo"), device: Device = None
 ) -> None:
-    """Make a dozen clips, read each one back, and write a page with them."""
+    """Make a clip for each of sixteen prompts, read it back, and write a page with all of them."""
     from kinetext.apps import demo, terminal
 
     with terminal.bar("clips") as progress:
         shown = demo.make(out, device, progress)
-    rows = [(s.prompt, ", ".join(s.read) or "(nothing)", "right" if s.right else "wrong") for s in shown]
+    rows = [(s.prompt, s.seen(), "right" if s.right else "wrong") for s in shown]
     terminal.table("", ("prompt", "the reader sees", ""), rows)
     right = sum(s.right for s in shown)
     typer.echo(f"{right} of {len(shown)} right. Open {out / 'index.html'} to watch them.")
