@@ -235,7 +235,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2 if alone() else 1, help="at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/evolution"), help="where runs and clips are kept")
     parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="with mnist in it")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="in every recipe")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="in the recipes of methods and their stages",
+    )
     parser.add_argument("--at", action="append", default=[], metavar="METHOD=RUN", help="judge this run in its place")
     parser.add_argument("--judge-only", action="store_true", help="train nothing")
     parser.add_argument("--page-only", action="store_true", help="only write the page from the results")

@@ -53,7 +53,9 @@ class Plan:
         for key, first in _before(path).items():
             before.append(self._add(first))
             changes.append(f"{key}={self.asked.runs / first.stem}")
-        self.recipes[name], self.needs[name] = [*changes, *self.asked.set], tuple(dict.fromkeys(before))
+        # what others start from, a codec say, has other options
+        asked = self.asked.set if name in self._minutes else []
+        self.recipes[name], self.needs[name] = [*changes, *asked], tuple(dict.fromkeys(before))
         return name
 
     def others(self, name: str) -> list[str]:

@@ -136,7 +136,8 @@ def test_clips_of_another_plan_are_thrown_away(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_planned_after_those_it_starts_from(tmp_path: Path) -> None:
-    asked = evolution.arguments(["--world", "shapes", "--runs", str(tmp_path), "--set", "train.batch=2"])
+    words = ["--world", "shapes", "--runs", str(tmp_path), "--set", "train.batch=2", "--set", "task.cache_targets=true"]
+    asked = evolution.arguments(words)
     plan = Plan(asked, WORLDS["shapes"])
     name = plan.add(WORLDS["shapes"].recipe("flow"), 4)
     places = {one: place for place, one in enumerate(plan.needs)}
@@ -145,7 +146,9 @@ def test_a_recipe_is_planned_after_those_it_starts_from(tmp_path: Path) -> None:
     recipe = plan.recipe(f"{name}_images")
     assert recipe.init["codec"] == str(tmp_path / "shapes_codec") and recipe.train.batch == 2
     assert (recipe.train.minutes, recipe.train.clock) == ((2, "processor") if alone() else (1, "wall"))
-    assert plan.recipe("shapes_codec").train.minutes == 15, "a codec has its own budget"
+    codec = plan.recipe("shapes_codec")
+    assert (codec.train.minutes, codec.train.batch) == (15, 64), "a codec has its own budget, and its own options"
+    assert "cache_targets" not in codec.task.args and recipe.task.args["cache_targets"]
     job = plan.job(name)
     assert job is not None and job.needs == (f"{name}_frames",) and "--out" in job.command
     reader = plan.add(ROOT / "recipes" / "shapes_reader.toml", 4)
