@@ -30,7 +30,7 @@ PROMPTS = {
         "一个小的橙色三角形正在往上升，背景为灰色",
     ),
 }  # shipped model -> what it is asked for
-SCALE, MARGIN, CAPTION, COLOURS = 2, 10, 40, 256
+SCALE, MARGIN, CAPTION, COLUMNS = 2, 10, 40, 4
 
 
 def main() -> None:
@@ -45,22 +45,24 @@ def main() -> None:
     font = ImageFont.truetype(arguments.font, 12)
     videos = torch.stack([clip.video.expand(3, -1, -1, -1) for clip in clips])  # (B, C, T, H, W)
     side = videos.shape[-1] * SCALE
-    width = 4 * (side + MARGIN) + MARGIN
-    height = 2 * (side + MARGIN + CAPTION) + MARGIN
+    width = COLUMNS * (side + MARGIN) + MARGIN
+    height = -(-len(clips) // COLUMNS) * (side + MARGIN + CAPTION) + MARGIN
     frames = []
     for pixels in ((videos.permute(2, 0, 3, 4, 1) + 1) * 127.5).round().to(torch.uint8).numpy():
         page = Image.new("RGB", (width, height), "white")
         draw = ImageDraw.Draw(page)
         for place, image in enumerate(pixels):
-            x = MARGIN + (place % 4) * (side + MARGIN)
-            y = MARGIN + (place // 4) * (side + MARGIN + CAPTION)
+            x = MARGIN + (place % COLUMNS) * (side + MARGIN)
+            y = MARGIN + (place // COLUMNS) * (side + MARGIN + CAPTION)
             page.paste(Image.fromarray(np.kron(image, np.ones((SCALE, SCALE, 1), np.uint8))), (x, y))
             draw.multiline_text(
                 (x, y + side + 3), wrapped(clips[place].prompt, font, side), font=font, fill="#3c3c3c", spacing=2
             )
-        frames.append(page.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
+        # by what there is most of, so that a background stays even
+        frames.append(page.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(arguments.out, save_all=True, append_images=frames[1:], duration=round(1000 / clips[0].fps), loop=0)
+    duration = round(1000 / clips[0].fps)  # the worlds have the same
+    frames[0].save(arguments.out, save_all=True, append_images=frames[1:], duration=duration, loop=0, optimize=True)
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -9,17 +9,20 @@ from types import SimpleNamespace
 import pytest
 
 from kinetext.apps import demo
+from kinetext.apps.choosing import maker_for
 from kinetext.pipeline import Pipeline
 from kinetext.types import DataError
 
 
-def test_every_prompt_says_all_that_is_read() -> None:
+def test_every_prompt_is_for_its_maker_and_says_all_that_is_read() -> None:
+    assert sum(len(world.prompts) for world in demo.WORLDS) == 16, "as the README, the Makefile and --help say"
     for world in demo.WORLDS:
         columns = {target.name for target in Pipeline.load(world.reader, "cpu").run.meta.targets}
         for prompt in world.prompts:
+            assert maker_for(prompt) == world.maker
             assert set(world.wanted(prompt) or ()) == columns, prompt
+        assert {prompt.isascii() for prompt in world.prompts} == {True, False}, "English and Chinese"
     assert sorted({len((demo.digits_wanted(p) or {})["objects"]) for p in demo.DIGITS.prompts}) == [1, 2]
-    assert any(not p.isascii() for p in demo.DIGITS.prompts)
 
 
 def test_clips_are_read_back(runs: SimpleNamespace, tmp_path: Path) -> None:
@@ -48,12 +51,14 @@ def test_one_class_and_many_are_told_apart(tmp_path: Path) -> None:
     assert sample.video is not None
     video.write(tmp_path / "clip.mp4", sample.video, fps=8.0)
     read = demo._read(Pipeline.load("shapes-reader", "cpu"), tmp_path / "clip.mp4")
-    shown = demo.Shown(sample.text or "", sample.labels, read, "clip.mp4")
-    assert shown.right and len(read["background"]) == 1 and sample.labels["shape"][0] in shown.seen()
+    shown = demo.Shown(sample.text or "", sample.labels, read, "clip.mp4", demo.SHAPES)
+    assert shown.right and len(read["background"]) == 1
+    assert f"shape: {sample.labels['shape'][0]}; " in shown.seen()
     assert not replace(shown, read={**read, "colour": ()}).right
 
 
 def test_a_prompt_that_says_too_little_is_refused(runs: SimpleNamespace, tmp_path: Path) -> None:
     world = replace(demo.DIGITS, maker=str(runs.maker), reader=str(runs.reader), prompts=("数字3",))
-    with pytest.raises(DataError, match="does not say all that the model"):
-        demo.make(tmp_path, "cpu", worlds=[world])
+    with pytest.raises(DataError, match="prompt: '数字3', expected a text that tells all"):
+        demo.make(tmp_path / "demo", "cpu", worlds=[demo.SHAPES, world])
+    assert not (tmp_path / "demo").exists(), "before anything is made"

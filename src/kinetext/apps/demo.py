@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from kinetext.checkpoint import write_text
@@ -13,7 +14,7 @@ from kinetext.datasets.shapes import scene_of
 from kinetext.making import Clip
 from kinetext.pipeline import Pipeline
 from kinetext.report import PLAYING, shell
-from kinetext.types import DataError, Progress
+from kinetext.types import DataError, Progress, Target
 
 Labels = Mapping[str, tuple[str, ...]]  # column -> the classes that hold
 
@@ -88,14 +89,16 @@ class Shown:
     wanted: Labels
     read: Labels
     file: str
+    world: World
 
     @property
     def right(self) -> bool:
         return _sets(self.wanted) == _sets(self.read)
 
     def seen(self) -> str:
-        """What the reader saw, in words."""
-        return ", ".join(name for names in self.read.values() for name in names) or "nothing"
+        """What the reader saw, in words: "3 up and down", or "shape: red circle; background: blue" where it reads several columns."""
+        said = {column: ", ".join(names) or "nothing" for column, names in self.read.items()}
+        return next(iter(said.values())) if len(said) == 1 else "; ".join(f"{k}: {v}" for k, v in said.items())
 
 
 def make(
@@ -107,8 +110,12 @@ def make(
         progress: called with the clips that are made, and how many there will be.
 
     Raises:
-        DataError: the folder can't be made, or a prompt says too little to be judged.
+        DataError: the folder can't be made, or, before anything is, a prompt says too little to be judged.
+        RunError: a model is missing or damaged, or there is no such device.
     """
+    for world in worlds:
+        for prompt in world.prompts:
+            _wanted(world, prompt)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -116,8 +123,15 @@ def make(
     total, shown = sum(len(world.prompts) for world in worlds), list[Shown]()
     for world in worlds:
         shown += _world(world, folder, device, _after(len(shown), total, progress), first=len(shown) + 1)
-    write_text(folder / "index.html", _page(worlds, shown))
+    write_text(folder / "index.html", _page(shown))
     return shown
+
+
+def _wanted(world: World, prompt: str) -> Labels:
+    wanted = world.wanted(prompt)
+    if wanted is None:
+        raise DataError(f"prompt: {prompt!r}, expected a text that tells all that {world.reader} reads")
+    return wanted
 
 
 def _after(before: int, total: int, progress: Progress | None) -> Progress | None:
@@ -132,45 +146,49 @@ def _world(world: World, folder: Path, device: str | None, progress: Progress | 
 
 
 def _show(clip: Clip, path: Path, world: World, reader: Pipeline) -> Shown:
-    wanted = world.wanted(clip.prompt)
-    if wanted is None:
-        raise DataError(f"prompt: {clip.prompt!r} does not say all that the model {world.reader} reads")
     clip.save(path)
-    return Shown(clip.prompt, wanted, _read(reader, path), path.name)
+    return Shown(clip.prompt, _wanted(world, clip.prompt), _read(reader, path), path.name, world)
 
 
 def _read(reader: Pipeline, path: Path) -> Labels:
     """What the reader sees in a file."""
-    said, read = reader.predict(video=path)[0], dict[str, tuple[str, ...]]()
-    for target in reader.run.meta.targets:
-        probabilities = said[target.name]
-        assert isinstance(probabilities, dict)
-        likely = max(probabilities, key=lambda name: probabilities[name])
-        many = tuple(name for name in target.classes if probabilities[name] >= 0.5)
-        read[target.name] = many if target.multi else (likely,)
-    return read
+    said = reader.predict(video=path)[0]
+    return {target.name: _classes(target, said[target.name]) for target in reader.run.meta.targets}
+
+
+def _classes(target: Target, probabilities: object) -> tuple[str, ...]:
+    """Those that are likelier than not, of a column of many; of others the likeliest."""
+    assert isinstance(probabilities, dict)
+    if target.multi:
+        return tuple(name for name in target.classes if probabilities[name] >= 0.5)
+    return (max(target.classes, key=probabilities.__getitem__),)
 
 
 def _sets(labels: Labels) -> dict[str, frozenset[str]]:
     return {column: frozenset(names) for column, names in labels.items()}
 
 
-def _page(worlds: Sequence[World], shown: Sequence[Shown]) -> str:
-    figures = []
-    for one in shown:
-        verdict = "right" if one.right else "wrong"
-        figures.append(
-            f'<figure><video src="{one.file}" {PLAYING}></video><figcaption><b>{html.escape(one.prompt)}</b><br>'
-            f'read as: {html.escape(one.seen())} <span class="{verdict}">{verdict}</span></figcaption></figure>'
-        )
+def _page(shown: Sequence[Shown]) -> str:
+    sections = [_section(world, list(some)) for world, some in groupby(shown, lambda one: one.world)]
     right = sum(one.right for one in shown)
-    makers, readers = (
-        " or ".join(f"<b>{html.escape(name)}</b>" for name in names)
-        for names in ([world.maker for world in worlds], [world.reader for world in worlds])
-    )
     return shell(
         "kinetext demo",
-        f"<header><h1>kinetext demo</h1><p>Every clip was made from its prompt by the model {makers} and read back "
-        f"by the model {readers}, which has never seen a generated clip: {right} of {len(shown)} right.</p></header>"
-        f'<section><div class="clips">{"".join(figures)}</div></section>',
+        "<header><h1>kinetext demo</h1><p>Every clip was made from its prompt, and read back by a model which has never "
+        f"seen a generated clip: {right} of {len(shown)} right.</p></header>{''.join(sections)}",
+    )
+
+
+def _section(world: World, shown: Sequence[Shown]) -> str:
+    right = sum(one.right for one in shown)
+    return (
+        f"<section><p>Made by <b>{html.escape(world.maker)}</b>, read by <b>{html.escape(world.reader)}</b>: "
+        f'{right} of {len(shown)} right.</p><div class="clips">{"".join(map(_figure, shown))}</div></section>'
+    )
+
+
+def _figure(one: Shown) -> str:
+    verdict = "right" if one.right else "wrong"
+    return (
+        f'<figure><video src="{one.file}" {PLAYING}></video><figcaption><b>{html.escape(one.prompt)}</b><br>'
+        f'read as: {html.escape(one.seen())} <span class="{verdict}">{verdict}</span></figcaption></figure>'
     )
