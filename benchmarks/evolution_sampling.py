@@ -79,9 +79,11 @@ def peak_memory(on: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def make(task: TextToVideo, batch: Batch, recipe: Recipe, first: int, on: torch.device) -> tuple[Tensor, float]:
+def make(
+    task: TextToVideo, batch: Batch, recipe: Recipe, first: int, on: torch.device, *, seed: int = SEED
+) -> tuple[Tensor, float]:
     """Clips ``(B, C, T, H, W)`` uint8 and the seconds that one took; the noise of clip i is a function of (seed, i)."""
-    rngs = [runtime.rng(SEED, "clip", first + row) for row in range(len(batch))]
+    rngs = [runtime.rng(seed, "clip", first + row) for row in range(len(batch))]
     began = clock(on)
     with runtime.autocast(recipe.train.precision, on):
         made = task.predict(batch.to(on), rng=rngs).video

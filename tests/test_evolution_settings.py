@@ -1,0 +1,46 @@
+"""Sampling settings are compared on prompts and noise of their own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import evolution_sampling
+import evolution_settings
+from evolution_worlds import WORLDS, draw
+from kinetext import assemble
+from kinetext.tasks.text_to_video import TextToVideo
+
+
+def test_a_line_a_setting(runs: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(runs.maker), "", "task.steps=1 task.guidance=2", "--world=digits", f"--data={tmp_path}", "--clips=2"]
+    assert evolution_settings.main([*words, f"--out={tmp_path / 'rows'}"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("its own; ") and said[1].startswith("task.steps=1 task.guidance=2; ")
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert [row["setting"] for row in rows] == ["", "task.steps=1 task.guidance=2"]
+    assert set(rows[0]["reader"]["unseen"]) == {"exact", "digit", "motion", "interval"}
+
+
+def test_only_sampling_can_be_set(runs: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evolution_settings.main([str(runs.maker), "train.lr=1", "--world=digits"]) == 2
+    assert "setting 'train.lr=1': expected a change to one of task.steps, " in capsys.readouterr().err
+
+
+def test_clips_of_the_benchmark_are_the_benchmarks(runs: SimpleNamespace) -> None:
+    """The same prompts and noise give what evolution_sampling makes; settings are chosen by others."""
+    run, on = assemble.open_run(str(runs.maker)), torch.device("cpu")
+    prompts = draw(WORLDS["digits"], run.recipe, 2, 2, 1, texts_only=True).seen.samples
+    task = assemble.restore(run)
+    assert isinstance(task, TextToVideo)
+    batch = assemble.collate(run.recipe, run.meta)(prompts)
+    theirs, _ = evolution_sampling.make(task, batch, run.recipe, 0, on)
+    mine, _ = evolution_settings.clips_of(run, prompts, evolution_sampling.SEED, 2, on)
+    others, _ = evolution_settings.clips_of(run, prompts, evolution_settings.OTHER_SEED, 2, on)
+    assert torch.equal(mine, theirs) and not torch.equal(mine, others)
