@@ -13,5 +13,10 @@ Changes = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; the accelerator if there is one.")]
 Seed = Annotated[int, typer.Option(help="Another seed, another clip.")]
-Steps = Annotated[int | None, typer.Option(help="Sampler steps; more are slower and finer. Not of every method.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="Sampler steps, the model's own if not given; more are slower, and finer unless it was taught few. Not of every method."
+    ),
+]
 Guidance = Annotated[float | None, typer.Option(help="How much the prompt is exaggerated; 1 is as learned.")]

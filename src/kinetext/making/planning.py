@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,10 @@ from kinetext.making.layout import history_between, history_of
 from kinetext.making.maker import Maker
 from kinetext.making.requests import STRENGTH, File, Plan, Request, frames_in
 from kinetext.types import DataError, joined
+
+
+class SamplingWarning(UserWarning):
+    """A model is sampled otherwise than it was taught to be."""
 
 
 def plans(maker: Maker, prompts: Sequence[str], request: Request) -> list[Plan]:
@@ -93,6 +98,7 @@ def plan_between(
 def _settings(maker: Maker, steps: int | None, guidance: float | None) -> dict[str, Any]:
     if steps is not None and "steps" not in maker.task.generator.abilities:
         raise _unable(maker, "steps")
+    _warn_taught(maker, steps, guidance)
     asked = maker.run.recipe.train.precision
     precision: Literal["bf16", "fp32"] = "bf16" if runtime.has_fast_bf16(maker.device) else "fp32"
     return {
@@ -100,6 +106,17 @@ def _settings(maker: Maker, steps: int | None, guidance: float | None) -> dict[s
         "guidance": float(maker.task.guidance if guidance is None else guidance),
         "precision": precision if asked == "auto" else asked,
     }
+
+
+def _warn_taught(maker: Maker, steps: int | None, guidance: float | None) -> None:
+    """Says that a model which was distilled or rewarded is good at its own settings alone."""
+    recipe, own = maker.run.recipe, (maker.task.steps, float(maker.task.guidance))
+    asked = (own[0] if steps is None else steps, own[1] if guidance is None else float(guidance))
+    distilled = recipe.method is not None and recipe.method.name == "distillation"
+    if asked != own and (distilled or recipe.task.args["reward"]):
+        how = "distilled" if distilled else "taught by a reward"
+        told = f"{own[0]} steps and guidance {own[1]:g}; with {asked[0]} and {asked[1]:g} its clips are likely worse"
+        warnings.warn(f"{maker.name} was {how} for {told}", SamplingWarning, stacklevel=5)
 
 
 def _clips(prompts: Sequence[str], request: Request) -> Iterator[tuple[str, int, int]]:
