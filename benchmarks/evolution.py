@@ -174,7 +174,7 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
     world = WORLDS[asked.world]
     path = asked.results / f"evolution_{world.name}.json"
     opened = {method: assemble.open_run(str(folder)) for method, folder in runs.items()}
-    here = [f"data.root={asked.data / world.root}"] if world.root and (asked.data / world.root).is_dir() else []
+    here = world.here(asked.data)
     recipes = {method: assemble.with_data(run.recipe, here) for method, run in opened.items()}
     (first, recipe), *others = recipes.items()
     for other, one in others:

@@ -85,6 +85,12 @@ def shares(rights: Rights, first: int, last: int) -> dict[str, Any]:
     return {**{name: sum(right) / len(right) for name, right in part.items()}, "interval": [low, high]}
 
 
+def by_kind(rights: Rights, seen: int) -> dict[Kind, dict[str, Any]]:
+    """The shares of the first ``seen`` clips, of seen prompts, and of the others, of unseen ones."""
+    ends = (0, seen, len(rights["exact"]))
+    return {kind: shares(rights, *ends[place : place + 2]) for place, kind in enumerate(KINDS)}
+
+
 def wilson(right: int, of: int, z: float = 1.959964) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4)."""
     share, more = right / of, z * z / of
@@ -151,7 +157,7 @@ class Jury:
         """
         read = read or self.reader.read(self.prompts, clips.both())
         found: dict[str, Any] = {"clips": {"seen": len(clips.seen), "unseen": len(clips.unseen)}}
-        found["reader"] = self._by_kind(read.rights)
+        found["reader"] = by_kind(read.rights, len(clips.seen))
         found["frechet"] = {
             "distance": frechet_distance(read.features, self.real_read.features),
             "clips": len(read.features),
@@ -162,7 +168,7 @@ class Jury:
             "ratio": near.ratio, "copies": near.copies, "training_clips": sum(map(len, self.training)),
         }  # fmt: skip
         rights, found["second_unreadable"] = self.second.rights(clips.both(), self.prompts)
-        found["second"] = self._by_kind(rights)
+        found["second"] = by_kind(rights, len(clips.seen))
         return found
 
     def ceiling(self) -> dict[str, Any]:
@@ -175,10 +181,6 @@ class Jury:
             "distance": frechet_distance(fresh.features, self.real_read.features), "clips": len(fresh.features),
         }  # fmt: skip
         return found
-
-    def _by_kind(self, rights: Rights) -> dict[Kind, dict[str, Any]]:
-        ends = (0, len(self.sets.seen), len(self.prompts))
-        return {kind: shares(rights, *ends[place : place + 2]) for place, kind in enumerate(KINDS)}
 
     def _diversity(self, clips: Clips) -> dict[str, float]:
         """At the same prompt, in pixels and in the reader's features."""

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evolution_judging import Reader, shares
+from evolution_judging import Reader, by_kind
 from evolution_sampling import SEED, make
-from evolution_second import SECOND, Rights
+from evolution_second import SECOND
 from evolution_worlds import ROOT, WORLDS, World, draw
 from kinetext import assemble, runtime
 from kinetext.checkpoint import Run
@@ -58,12 +58,6 @@ def clips_of(run: Run, prompts: Sequence[Sample], seed: int, batch: int, on: tor
     return torch.cat(made), seconds / len(prompts)
 
 
-def by_kind(rights: Rights) -> dict[str, Any]:
-    """The shares of seen prompts, which come first, and of as many unseen ones."""
-    half = len(rights["exact"]) // 2
-    return {"seen": shares(rights, 0, half), "unseen": shares(rights, half, 2 * half)}
-
-
 def line(row: Mapping[str, Any]) -> str:
     """One setting for a terminal."""
     parts = [row["setting"] or "its own", f"{row['seconds_per_clip']:.3f} s a clip"]
@@ -84,9 +78,9 @@ def look(world: World, run: Run, asked: argparse.Namespace) -> None:
     for setting, one in zip(asked.settings or [""], runs, strict=True):
         clips, seconds = clips_of(one, prompts, SEED if asked.benchmark else OTHER_SEED, asked.batch, on)
         row = {"run": asked.run, "setting": setting, "clips": asked.clips, "benchmark": asked.benchmark}
-        row |= {"seconds_per_clip": seconds, "reader": by_kind(reader.read(prompts, clips).rights)}
+        row |= {"seconds_per_clip": seconds, "reader": by_kind(reader.read(prompts, clips).rights, asked.clips)}
         if second:
-            row["second"] = by_kind(second.rights(clips, prompts)[0])
+            row["second"] = by_kind(second.rights(clips, prompts)[0], asked.clips)
         print(line(row), flush=True)
         if asked.out:
             with asked.out.open("a", encoding="utf-8") as file:
@@ -109,9 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
     world = WORLDS[asked.world]
     try:
         run = assemble.open_run(asked.run)
-        folder = asked.data / world.root
-        here = [f"data.root={folder}"] if world.root and folder.is_dir() else []
-        look(world, Run(run.path, assemble.with_data(run.recipe, here), run.meta), asked)
+        look(world, Run(run.path, assemble.with_data(run.recipe, world.here(asked.data)), run.meta), asked)
     except KinetextError as error:
         print(error, file=sys.stderr)
         return 2

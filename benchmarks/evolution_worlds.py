@@ -99,6 +99,10 @@ class World:
         """The method's recipe, which may not be there yet."""
         return RECIPES / f"{self.prefix}{method}.toml"
 
+    def here(self, data: Path) -> list[str]:
+        """The change to a recipe that finds the world's data in the folder ``data``; none where it is not there."""
+        return [f"data.root={data / self.root}"] if self.root and (data / self.root).is_dir() else []
+
 
 METHODS = ("recurrent_vae", "gan", "seq2seq", "autoregressive", "diffusion", "flow")
 WORLDS: Mapping[str, World] = {

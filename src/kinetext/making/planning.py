@@ -98,24 +98,25 @@ def plan_between(
 def _settings(maker: Maker, steps: int | None, guidance: float | None) -> dict[str, Any]:
     if steps is not None and "steps" not in maker.task.generator.abilities:
         raise _unable(maker, "steps")
+    steps = maker.task.steps if steps is None else steps
+    guidance = float(maker.task.guidance if guidance is None else guidance)
     _warn_taught(maker, steps, guidance)
     asked = maker.run.recipe.train.precision
     precision: Literal["bf16", "fp32"] = "bf16" if runtime.has_fast_bf16(maker.device) else "fp32"
     return {
-        "steps": maker.task.steps if steps is None else steps,
-        "guidance": float(maker.task.guidance if guidance is None else guidance),
+        "steps": steps,
+        "guidance": guidance,
         "precision": precision if asked == "auto" else asked,
     }
 
 
-def _warn_taught(maker: Maker, steps: int | None, guidance: float | None) -> None:
+def _warn_taught(maker: Maker, steps: int, guidance: float) -> None:
     """Says that a model which was distilled or rewarded is good at its own settings alone."""
     recipe, own = maker.run.recipe, (maker.task.steps, float(maker.task.guidance))
-    asked = (own[0] if steps is None else steps, own[1] if guidance is None else float(guidance))
     distilled = recipe.method is not None and recipe.method.name == "distillation"
-    if asked != own and (distilled or recipe.task.args["reward"]):
+    if (steps, guidance) != own and (distilled or recipe.task.args["reward"]):
         how = "distilled" if distilled else "taught by a reward"
-        told = f"{own[0]} steps and guidance {own[1]:g}; with {asked[0]} and {asked[1]:g} its clips are likely worse"
+        told = f"{own[0]} steps and guidance {own[1]:g}; with {steps} and {guidance:g} its clips are likely worse"
         warnings.warn(f"{maker.name} was {how} for {told}", SamplingWarning, stacklevel=5)
 
 
