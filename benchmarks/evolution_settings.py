@@ -29,7 +29,10 @@ from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.types import KinetextError, RecipeError, Sample
 
 OTHER_SEED = 31_000  # of the noise of clips by which settings are chosen
-SAMPLING = ("task.steps", "task.guidance", "generator.guidance_from", "generator.guidance_to", "generator.late_from")
+SAMPLING = (
+    "task.steps", "task.guidance", "generator.guidance_from", "generator.guidance_to", "generator.late_from",
+    "generator.temperature",
+)  # fmt: skip
 
 
 def with_setting(run: Run, setting: str) -> Run:
