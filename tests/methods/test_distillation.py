@@ -321,7 +321,7 @@ def test_the_contract(runs: Any, begin: str) -> None:
 def test_what_does_not_fit_is_told_before_training(runs: Any, tmp_path: Path) -> None:
     for changes, message in (
         (["task.steps=5"], r"task\.steps: 5, expected 2 with method distillation"),
-        (["task.guidance=3.0"], r"task\.guidance: 3\.0, expected 1\.0 with method distillation"),
+        (["task.guidance=3.0"], r"task\.guidance: 3\.0, expected between 1 and 2 with method distillation"),
         ([f"task.reward={runs.reader}", "method.steps=1"], r"method\.steps: 1, expected >= 2 with task\.reward"),
         ([f"task.reward={runs.reader}"], r"task\.reward_steps: 8, expected 2 with method distillation"),
         (["task.train_frames=1"], r"task\.train_frames: 1, expected 0 with"),

@@ -219,7 +219,7 @@ def _distillation(built: Task, recipe: Recipe, meta: Meta) -> Task:
     name = args["teacher"]
     if not isinstance(built, TextToVideo):
         raise RecipeError(f"method: distillation, but task {recipe.task.name} has no generator to teach")
-    learns = {"steps": args["steps"], "guidance": 1.0, "early_words": (), "train_frames": 0}
+    learns = {"steps": args["steps"], "early_words": (), "train_frames": 0}
     if options["reward"]:
         if args["steps"] < 2:
             raise RecipeError(f"method.steps: {args['steps']}, expected >= 2 with task.reward")
@@ -228,8 +228,13 @@ def _distillation(built: Task, recipe: Recipe, meta: Meta) -> Task:
         if options[option] != value:
             raise RecipeError(
                 f"task.{option}: {options[option]!r}, expected {value!r} with method distillation: "
-                "the student learns so many steps, without guidance, of whole texts and clips"
+                "the student learns so many steps, of whole texts and clips"
             )
+    if not 1 <= options["guidance"] <= 2:
+        raise RecipeError(
+            f"task.guidance: {options['guidance']}, expected between 1 and 2 with method distillation: "
+            "the student samples with it, and the teacher's is in its weights already"
+        )
     if not name:
         raise RecipeError("method.teacher: missing, expected a run folder or a shipped model")
     try:

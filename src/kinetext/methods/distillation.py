@@ -35,7 +35,8 @@ class Distillation(Method):
         task: the student; started from the teacher's weights ([init] task = teacher) it learns much faster.
         expert: what ``teacher`` names.
         teacher: run folder or shipped model. The assembly opens it, and a resumed training needs it as it was.
-        steps: of the student's sampler, >= 1; the student is good at this number, and with guidance 1, alone.
+        steps: of the student's sampler, >= 1; the student is good at this number alone, and with ``task.guidance`` 1 or a little
+            more, in [1, 2], which takes twice as many evaluations.
         substeps: of the teacher's sampler in each segment, >= 1.
         guidance: of the teacher, >= 0.
         begin: where a segment begins.
