@@ -247,7 +247,7 @@ def test_another_way_is_refused() -> None:
 
 # whole runs: the teacher is the tiny text-to-video run of conftest.py
 
-CHANGES = ("generator.sampler=euler", "task.steps=2", "task.guidance=1.0", "train.batch=3", "train.accumulate=2")
+CHANGES = ("generator.sampler=euler", "task.steps=2", "task.guidance=1.5", "train.batch=3", "train.accumulate=2")
 
 
 def student(teacher: Path, *changes: str, **method: Any) -> Recipe:
@@ -269,7 +269,7 @@ def test_a_run_is_saved_without_its_teacher_and_opens_as_any_other(runs: Any, tm
     pipeline = Pipeline.load(run.path)
     assert isinstance(pipeline.task, TextToVideo)
     (clip,) = pipeline.generate("the digit 3 is moving up and down")
-    assert clip.provenance["steps"] == 2 and clip.provenance["guidance"] == 1.0
+    assert clip.provenance["steps"] == 2 and clip.provenance["guidance"] == 1.5
     assert evaluate.evaluate(Run.open(run.path)).numbers["val/loss"] > 0
 
 
@@ -322,6 +322,7 @@ def test_what_does_not_fit_is_told_before_training(runs: Any, tmp_path: Path) ->
     for changes, message in (
         (["task.steps=5"], r"task\.steps: 5, expected 2 with method distillation"),
         (["task.guidance=3.0"], r"task\.guidance: 3\.0, expected between 1 and 2 with method distillation"),
+        (["task.guidance=0.5"], r"task\.guidance: 0\.5, expected between 1 and 2 with method distillation"),
         ([f"task.reward={runs.reader}", "method.steps=1"], r"method\.steps: 1, expected >= 2 with task\.reward"),
         ([f"task.reward={runs.reader}"], r"task\.reward_steps: 8, expected 2 with method distillation"),
         (["task.train_frames=1"], r"task\.train_frames: 1, expected 0 with"),
