@@ -36,6 +36,7 @@ steps = 1
 batch = 2
 """
 GAN = FLOW.replace('name = "flow"\ndim = 16\ndepth = 1', 'name = "gan"')
+DIFFUSION = FLOW.replace('name = "flow"', 'name = "diffusion"\nlevels = 8')
 READ = '[task]\nname = "classification"\n[encoders.video]\nname = "frame_cnn"\ndim = 16\nheads = 2\nwidth = 4\n[data]\nname = "digits"\nnum_frames = 2\n'
 
 
@@ -73,10 +74,14 @@ def test_the_resolved_recipe_alone_builds_the_same_weights() -> None:
         (FLOW, ["encoders.video.name=frame_cnn"], "task text_to_video takes text"),
         (FLOW, ["data.num_frames=17"], "num_frames: 17, expected 1 to 16"),
         (FLOW, ["data.split=val"], "data.split: decided by the assembly"),
-        (GAN, [], "task.guidance: 3.0, but gan has no guidance; expected 1"),
+        (GAN, [], "task.steps: 25, but gan has no steps; expected 1"),
+        (GAN, ["task.steps=1"], "task.guidance: 3.0, but gan has no guidance; expected 1"),
+        (FLOW, ["task.steps=0"], "task.steps: 0, expected 1 to 1000"),
+        (FLOW, ["task.guidance=-2"], "task.guidance: -2.0, expected 0 to 100"),
+        (DIFFUSION, [], "task.steps: 25, expected at most 8, the levels of the generator"),
         (
             GAN,
-            ["task.guidance=1", 'task.early_words=["up"]'],
+            ["task.steps=1", "task.guidance=1", 'task.early_words=["up"]'],
             "task.early_words: up, but gan can take no late text; expected an empty list",
         ),
         (FLOW, ['task.early_words=["up", "sideways"]'], "task.early_words: 'sideways', expected 1 to 32 tokens"),
@@ -122,6 +127,14 @@ def test_a_missing_part_is_named() -> None:
             assemble.task(replace(recipe, **{part: None}), meta)
 
 
+def test_clips_are_not_made_from_vectors() -> None:
+    plain = FLOW.replace('name = "transformer"\ndim = 16', 'name = "features"')
+    recipe = assemble.resolve(Recipe.parse(plain))
+    meta = replace(assemble.describe(recipe, assemble.dataset(recipe)), vector_dims={"text": 4})
+    with pytest.raises(RecipeError, match="encoders.text: features reads vectors, and clips are made from words"):
+        assemble.task(recipe, meta)
+
+
 def test_starting_weights_are_copied_and_must_fit(tmp_path: Path) -> None:
     first = train.start(Recipe.parse(FLOW, ["train.seed=5", "train.ema=0"]), tmp_path / "first", quiet=True)
     recipe = assemble.resolve(Recipe.parse(FLOW, [f"init.codec={first.path}"]))
@@ -133,13 +146,21 @@ def test_starting_weights_are_copied_and_must_fit(tmp_path: Path) -> None:
     wrong = Recipe.parse(FLOW, [f"init.generator={first.path}", "generator.dim=32"])
     with pytest.raises(RecipeError, match="weights do not fit"):
         assemble.start_weights(build(wrong.to_toml()), wrong, meta, assemble.open_run)
+    second = train.start(Recipe.parse(FLOW, ["train.seed=6", "train.ema=0"]), tmp_path / "second", quiet=True)
+    for named in (("task", "codec"), ("codec", "task")):
+        sources = {"task": str(second.path), "codec": str(first.path)}
+        assemble.start_weights(task, replace(recipe, init={k: sources[k] for k in named}), meta, assemble.open_run)
+        got = task.state_dict()
+        assert all(torch.equal(got[k], (first if k.startswith("codec.") else second).weights()[k]) for k in got)
     odd = replace(recipe, init={"magic": str(first.path)})
     with pytest.raises(RecipeError, match=r"init\.magic: no such part"):
         assemble.start_weights(task, odd, meta, assemble.open_run)
     language = Recipe.parse(FLOW, [f"init.task={first.path}", 'data.languages=["en"]'])
     english = assemble.describe(language, assemble.dataset(assemble.resolve(language)))
-    with pytest.raises(RecipeError, match="another vocabulary"):
-        assemble.start_weights(task, language, english, assemble.open_run)
+    for prefix in ("task", "encoders", "encoders.text", "encoders.text.blocks"):
+        with pytest.raises(RecipeError, match="another vocabulary"):
+            part = replace(language, init={prefix: str(first.path)})
+            assemble.start_weights(task, part, english, assemble.open_run)
 
 
 def test_a_reader_or_a_start_that_is_not_there_is_refused_before_training(tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def overrides(recipe: Recipe) -> list[str]:
         if part is None or where not in SMALL or first(recipe, where) in SHIPPED:
             continue  # what starts from a shipped model has its size
         args = known.encoders[where.split(".")[1]].args if "." in where else getattr(known, where).args
-        found += [f"{where}.{option}={value}" for option, value in SMALL[where].items() if option in args]
+        found += [
+            f"{where}.{option}={min(value, args[option])}" for option, value in SMALL[where].items() if option in args
+        ]
     if recipe.data.name == "digits":
         found += ['data.root=""', "data.clips=4"]
     if recipe.data.name == "shapes":

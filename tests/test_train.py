@@ -127,6 +127,17 @@ def wait_for(condition: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.02)
 
 
+def test_what_was_learned_is_saved_before_samples_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise OSError("no room for pictures")
+
+    monkeypatch.setattr("kinetext.evaluate.Judge.draw_into", lambda self, folder: failing)
+    with pytest.raises(OSError, match="no room"):
+        train.start(recipe(FLOW, "train.steps=2"), tmp_path / "run", quiet=True)
+    state = Run.open(tmp_path / "run").load()
+    assert state is not None and state.step == 2
+
+
 def test_a_run_killed_with_kill_9_resumes_to_the_same_weights(tmp_path: Path) -> None:
     made = recipe(FLOW, "train.steps=40", "train.save_every=3")
     (tmp_path / "recipe.toml").write_text(made.to_toml())

@@ -134,6 +134,7 @@ class Generator(nn.Module, ABC):
     players: tuple[str, ...] = ("model",)
     abilities: ClassVar[frozenset[Ability]] = frozenset()
     whole_clips: ClassVar[bool] = False  # it can't learn from some frames of a clip
+    max_steps: int | None = None  # of its sampler; None has no limit of its own
     writes_text: ClassVar[bool] = False  # its ``sample`` takes a ``temperature``, as a writer of texts needs
 
     def parameters_of(self, player: str) -> Iterable[tuple[str, nn.Parameter]]:

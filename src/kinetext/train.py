@@ -209,14 +209,10 @@ def _loop(
         (trainer.seconds,) = _most(trainer, before + clock() - began)
         meter.step(trainer.step, trainer.progress(), trainer.seconds, logged, lr, sum(map(len, mine)))
 
-        # now and then: judge, draw, save
+        # now and then: judge, save, draw
         done = trainer.progress() >= 1
         if validate and (done or _due(config.eval_every, trainer.step)):
             done = _judge(trainer, run, meter, validate) or done
-        if draw and trainer.accelerator.is_main_process and (done or _due(config.sample_every, trainer.step)):
-            with trainer.weights():
-                draw(trainer.task.eval(), trainer.step)
-            trainer.task.train()
         trainer.seconds, *wishes = _most(trainer, before + clock() - began, done, stop.asked)
         done, asked = map(bool, wishes)
         (overdue,) = _most(trainer, time.monotonic() - saved_at > 60 * config.save_minutes)
@@ -227,6 +223,10 @@ def _loop(
                 run.save(trainer.state())
             trainer.accelerator.wait_for_everyone()  # who leaves first would have its launcher kill the one that saves
             saved_at = time.monotonic()
+        if draw and trainer.accelerator.is_main_process and (done or _due(config.sample_every, trainer.step)):
+            with trainer.weights():
+                draw(trainer.task.eval(), trainer.step)
+            trainer.task.train()
         if asked and not done:
             raise Interrupted(
                 f"stopped and saved at step {trainer.step}; go on with: kinetext train --resume {run.path}"

@@ -335,6 +335,11 @@ def check_legal(name: str, value: object, holds: bool, legal: str) -> None:
         raise ValueError(f"{name}: {value}, expected {legal}")
 
 
+def check_one_of(name: str, value: str, *legal: str) -> None:
+    """Refuses a word that is not among those that are legal, by a ValueError that names it."""
+    check_legal(name, value, value in legal, f"one of {joined(legal)}")
+
+
 def check_between(name: str, value: float, low: float, high: float) -> None:
     """Refuses a number that is not in [low, high], by a DataError that names it."""
     if not low <= value <= high:

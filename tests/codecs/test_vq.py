@@ -98,6 +98,10 @@ def test_bad_options_are_named() -> None:
         Vq(codes=(8, 5))
     with pytest.raises(ValueError, match=r"codes: \[512, 2\], expected a list of levels, each >= 3"):
         Vq(quantizer="fsq", codes=(512, 2))
+    with pytest.raises(ValueError, match=r'commitment: 1\.0, expected 0\.25 with quantizer = "fsq"'):
+        Vq(quantizer="fsq", codes=(5, 5), commitment=1.0)
+    with pytest.raises(ValueError, match="quantizer: lfq, expected one of ema, fsq"):
+        Vq(quantizer="lfq")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="latent_dim: 0, expected >= 1"):
         Vq(latent_dim=0)
     with pytest.raises(ValueError, match="multiples of 8"):

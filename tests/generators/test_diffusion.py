@@ -268,7 +268,7 @@ def test_a_draft_is_the_expectation_after_some_steps_from_noise() -> None:
         torch.testing.assert_close(draft, math.sqrt(kept[n]) * s**2 * noise / spread, atol=3e-2, rtol=3e-2)
         done.add(n)
     assert len(done) > 3
-    with pytest.raises(ValueError, match="steps: 1, expected >= 2"):
+    with pytest.raises(ValueError, match="steps: 1, expected 2 to 1000, the levels"):
         diffusion.draft(SHAPE, text(2), rng=rng(), steps=1)
 
 
@@ -372,5 +372,11 @@ def test_what_cannot_sample_is_refused() -> None:
     for end in (1.5, -0.5):
         with pytest.raises(ValueError, match=rf"guidance_to: {end}, expected in \[0, 1\]"):
             Diffusion(guidance_to=end)
+    with pytest.raises(ValueError, match="sampler: plms, expected one of ddim, ddpm, dpmpp"):
+        Diffusion(sampler="plms")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="prediction: noise, expected one of v, eps, x"):
+        Diffusion(prediction="noise")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps: 8, expected 2 to 4, the levels"):
+        Diffusion(levels=4).draft((1, 1, 2, 4, 4), text(1), rng=rng(), steps=8, whole=True)
     with pytest.raises(ValueError, match="steps: 16, expected 1 to 10"):
         Diffusion(levels=10).times(16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from kinetext.generators.flow import Flow
 from kinetext.nn.denoiser import patchify, unpatchify
-from kinetext.types import Features, Known
+from kinetext.types import Features, Known, Start
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -87,6 +88,31 @@ def test_the_loss_of_a_network_that_returns_its_input() -> None:
     target = torch.full((64, 1, 4, 16, 16), 0.5)
     loss = flow.loss(target, text(64), player="model", rng=rng()).total
     assert float(loss) == pytest.approx(1.25, abs=0.02)
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20, 25])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_change_takes_the_steps_that_end_after_its_time(steps: int, shift: float) -> None:
+    """No step of no length: where a step of the grid begins at the change's time, it is the first."""
+    for strength in (0.1, 0.2, 0.3, 0.5, 0.7, 0.9):
+        asked = list[float]()
+
+        class Watched(nn.Module):
+            def forward(self, z: Tensor, t_BT: Tensor, cond: Features, frames_T: Tensor | None = None) -> Tensor:
+                asked.append(float(t_BT[0, 0]))  # noqa: B023  (it is used before the loop goes on)
+                return torch.zeros_like(z)
+
+        flow = made_with(Watched(), sampler="euler", shift=shift)
+        start = Start(torch.zeros(1, 1, 2, 4, 4), strength)
+        flow.sample((1, 1, 2, 4, 4), text(1), rng=rng(), steps=steps, guidance=1.0, start=start)
+        ends = [i / steps / (shift - (shift - 1) * i / steps) for i in range(1, steps + 1)]
+        assert len(asked) == sum(end > 1 - strength + 1e-5 for end in ends)
+        assert asked[0] == pytest.approx(1 - strength) and min(b - a for a, b in pairwise([*asked, 1.0])) > 1e-5
+
+
+def test_an_unknown_sampler_is_refused() -> None:
+    with pytest.raises(ValueError, match="sampler: rk4, expected one of heun, euler"):
+        Flow(sampler="rk4")  # type: ignore[arg-type]
 
 
 def test_guidance_extrapolates_from_no_text_and_only_in_its_interval() -> None:

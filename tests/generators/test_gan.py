@@ -347,6 +347,7 @@ def test_learning_the_text_decides_the_clip(options: dict[str, Any]) -> None:
         ({"r1_every": 0}, "r1_every: 0, expected >= 1"),
         ({"frames_seen": 0}, "frames_seen: 0, expected >= 1"),
         ({"mismatch": 1.0}, r"mismatch: 1.0, expected in \[0, 1\)"),
+        ({"objective": "wgan"}, "objective: wgan, expected one of relativistic, hinge, bce"),
         ({"views": ()}, r"views: \[\], expected one or more of video, frame, motion, each once"),
         ({"views": ("video", "video")}, "each once"),
         ({"num_frames": 1, "time_levels": 0}, "expected one or more of video, frame, each once"),

@@ -229,6 +229,8 @@ def test_what_it_cannot_do_is_refused() -> None:
         model.check((2, 4, 8, 8))
     with pytest.raises(DataError, match="start: seq2seq can't do that; it can do known frames"):
         sample(model, 2, start=Start(clips(2), 0.5))
+    with pytest.raises(DataError, match="batch: one frame of one clip, expected two frames or more"):
+        model.loss(clips(1)[:, :, :1], text(1), player="generator", rng=rng())
     cells = torch.ones(2, 1, 4, 8, 8, dtype=torch.bool)
     cells[..., :4] = False
     with pytest.raises(DataError, match="known cells"):

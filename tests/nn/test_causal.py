@@ -147,9 +147,22 @@ def test_frames_say_where_the_block_stands(network: CausalTransformer) -> None:
 def test_no_text_is_a_text_too(network: CausalTransformer) -> None:
     ids, cond = some_ids(), some_text()
     nothing = Features(torch.full_like(cond.x, float("nan")), torch.zeros_like(cond.mask))
-    learned = Features(network.no_text.expand_as(cond.x), torch.ones_like(cond.mask))
-    torch.testing.assert_close(network(ids, nothing), network(ids, learned))
-    assert (network(ids, nothing) - network(ids, cond)).abs().max() > 1e-3
+    before = network(ids, nothing)
+    assert (before - network(ids, cond)).abs().max() > 1e-3
+    with torch.no_grad():
+        network.no_text.neg_()
+    assert (network(ids, nothing) - before).abs().max() > 1e-3
+
+
+def test_how_far_a_condition_is_padded_does_not_matter(network: CausalTransformer) -> None:
+    """A caption must not depend on how long the others of its batch are."""
+    ids, cond = some_ids(), some_text()
+    longer = Features(F.pad(cond.x, (0, 0, 0, 7), value=float("nan")), F.pad(cond.mask, (0, 7), value=False))
+    torch.testing.assert_close(network(ids, longer), network(ids, cond))
+    first, again = (network.following(ids.flatten(1)[:, :5], network.begin(one, SIZE)) for one in (cond, longer))
+    torch.testing.assert_close(again, first)
+    whole = network(ids, cond)
+    torch.testing.assert_close(first, whole[:, 5])
 
 
 def test_half_precision_keeps_its_place(network: CausalTransformer) -> None:

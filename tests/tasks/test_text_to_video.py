@@ -132,7 +132,7 @@ def test_cached_targets_are_what_the_codec_makes_and_are_made_once(monkeypatch: 
 def test_cached_tokens_are_small_and_come_back_as_they_were() -> None:
     tokens = RECIPE.replace('codec.name = "pixel"', 'codec = { name = "vq", width = 8, codes = [40] }')
     tokens = tokens.replace('"flow", dim = 16, depth = 1, patch = 16', '"autoregressive", dim = 16, depth = 1')
-    recipe = assemble.resolve(Recipe.parse(tokens, ["task.cache_targets=true", "task.guidance=1.0"]))
+    recipe = assemble.resolve(Recipe.parse(tokens, ["task.cache_targets=true", "task.guidance=1.0", "task.steps=1"]))
     data = assemble.dataset(recipe)
     meta = assemble.describe(recipe, data)
     task = assemble.task(recipe, meta, data)

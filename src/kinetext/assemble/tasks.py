@@ -78,7 +78,8 @@ def start_weights(built: Task, recipe: Recipe, meta: Meta, open_run: Callable[[s
         RecipeError: a prefix that is no part of the task, or weights that don't fit it.
     """
     built = built.plain()
-    for prefix, source in recipe.init.items():
+    # from the whole to its parts, so that what is named more closely stays
+    for prefix, source in sorted(recipe.init.items(), key=lambda item: (item[0] != "task", item[0].count("."))):
         try:
             run = open_run(source)
         except RunError as error:
@@ -89,17 +90,21 @@ def start_weights(built: Task, recipe: Recipe, meta: Meta, open_run: Callable[[s
                 part = built.get_submodule(prefix)
             except AttributeError as error:
                 parts = sorted(name for name, _ in built.named_children())
-                raise RecipeError(
-                    f"init.{prefix}: no such part, expected task or one of {joined(sorted(parts))}"
-                ) from error
-        has_words = prefix in ("task", "encoders", "encoders.text") or (prefix == "generator" and built.writes_text)
-        if has_words and run.meta.vocabulary != meta.vocabulary:
+                raise RecipeError(f"init.{prefix}: no such part, expected task or one of {joined(parts)}") from error
+        if _holds_words(prefix, built) and run.meta.vocabulary != meta.vocabulary:
             raise RecipeError(
                 f"init.{prefix}: {source} has another vocabulary; what it learned of words can't be continued here"
             )
         start = "" if prefix == "task" else f"{prefix}."
         weights = {k.removeprefix(start): v for k, v in run.weights().items() if k.startswith(start)}
         _load(part, weights, f"init.{prefix}: {source}")
+
+
+def _holds_words(prefix: str, built: Task) -> bool:
+    """Whether the part called ``prefix`` is, holds, or is within one that knows words by their number."""
+    begin = prefix.split(".")
+    readers = [["encoders", "text"], *([["generator"]] if built.writes_text else [])]
+    return prefix == "task" or any(begin == one[: len(begin)] or one == begin[: len(one)] for one in readers)
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -111,12 +116,21 @@ def _load(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
 
 def _text_to_video(parts: Parts) -> Task:
     found = parts.encoders(("text",))
+    if found["text"].reads_vectors:
+        name = parts.recipe.encoders["text"].name
+        raise RecipeError(f"encoders.text: {name} reads vectors, and clips are made from words; expected another one")
     codec = parts.codec()
     generator = parts.generator(codec, found["text"])
-    guidance = parts.recipe.task.args["guidance"]
-    if guidance != 1 and "guidance" not in generator.abilities:
-        name = parts.recipe.generator and parts.recipe.generator.name
-        raise RecipeError(f"task.guidance: {guidance}, but {name} has no guidance; expected 1")
+    for option in ("steps", "guidance"):
+        value = parts.recipe.task.args[option]
+        if value != 1 and option not in generator.abilities:
+            name = parts.recipe.generator and parts.recipe.generator.name
+            raise RecipeError(f"task.{option}: {value}, but {name} has no {option}; expected 1")
+    most = generator.max_steps
+    for option in ("steps", *(["reward_steps"] if parts.recipe.task.args["reward"] else [])):
+        value = parts.recipe.task.args[option]
+        if most is not None and value > most:
+            raise RecipeError(f"task.{option}: {value}, expected at most {most}, the levels of the generator")
     if parts.recipe.task.args["cache_targets"] and parts.data is not None:
         check_cache(parts.recipe.data.name, parts.data, codec, codec.target_shape(parts.shape()))
     # without the training data a run is being reopened, and needs no reward any more
@@ -136,7 +150,7 @@ def _early_phrases(parts: Parts, generator: Generator) -> list[list[int]]:
     assert component is not None
     if "late text" not in generator.abilities:
         raise RecipeError(f"{said}, but {component.name} can take no late text; expected an empty list")
-    late, end = component.args.get("late_from", 0.0), component.args.get("guidance_to", 1.0)
+    late, end = component.args["late_from"], component.args["guidance_to"]
     if late >= end:
         raise RecipeError(
             f"generator.late_from: {late}, expected less than guidance_to = {end} with task.early_words, "
@@ -244,8 +258,9 @@ def _distillation(built: Task, recipe: Recipe, meta: Meta) -> Task:
     expert = restore(run)
     if not isinstance(expert, TextToVideo) or run.meta.vocabulary != meta.vocabulary:
         raise RecipeError(f"method.teacher: {name} makes no clips from the texts of this vocabulary")
-    if built.codec.state_dict() and name not in (recipe.init.get("task"), recipe.init.get("codec")):
-        raise RecipeError(f"init.codec: missing, expected {name}, the teacher, whose targets the student makes")
+    source = recipe.init.get("codec", recipe.init.get("task", "missing"))
+    if built.codec.state_dict() and name != source:
+        raise RecipeError(f"init.codec: {source}, expected {name}, the teacher, whose targets the student makes")
     return fits("method", lambda: Distillation(built, expert, **args))
 
 

@@ -11,7 +11,7 @@ from kinetext.interfaces import Codec, Shape
 from kinetext.nn.coder import Plan, VideoDecoder, VideoEncoder
 from kinetext.nn.conv import fold_frames
 from kinetext.nn.quantize import EmaCodebook, FiniteScalars, perplexity
-from kinetext.types import Losses, check_legal
+from kinetext.types import Losses, check_legal, check_one_of
 
 
 class Vq(Codec):
@@ -71,6 +71,15 @@ class Vq(Codec):
             check_legal("codes", list(codes), len(codes) == 1, 'one number of codes with quantizer = "ema"')
             self.quantizer = EmaCodebook(codes[0], latent_dim, decay=decay, commitment=commitment, restart=restart)
         else:
+            check_one_of("quantizer", quantizer, "ema", "fsq")
+            for name, value, unset in (
+                ("decay", decay, 0.99),
+                ("commitment", commitment, 0.25),
+                ("restart", restart, 0.03),
+            ):
+                check_legal(
+                    name, value, value == unset, f'{unset} with quantizer = "fsq", which has no codebook to learn'
+                )
             self.quantizer = FiniteScalars(codes, latent_dim)
         self.vocab = self.quantizer.vocab
         self.norm = nn.BatchNorm2d(latent_dim, affine=False, momentum=0.01)

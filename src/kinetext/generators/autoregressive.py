@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.causal import CausalTransformer
-from kinetext.nn.guidance import mixed, sides
+from kinetext.nn.guidance import dropped, mixed, sides
 from kinetext.nn.noise import uniform
 from kinetext.types import Features, Known, Losses, Start, check_legal
 
@@ -95,8 +95,7 @@ class Autoregressive(Generator):
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
         """Mean cross-entropy a token that is there; "bits_per_token" is the same in bits."""
         self.check(tuple(target.shape[1:]))
-        dropped_B = torch.rand(len(target), generator=rng, device=target.device) < self.cond_dropout
-        logits = self.network(target[:, 0], Features(cond.x, cond.mask & ~dropped_B[:, None]), frames)
+        logits = self.network(target[:, 0], dropped(cond, self.cond_dropout, rng), frames)
         ids = target.flatten().clamp(min=-1)
         entropy = F.cross_entropy(logits.flatten(0, 1).float(), ids, ignore_index=-1, reduction="sum")
         loss = entropy / (ids >= 0).sum().clamp(min=1)
@@ -120,7 +119,6 @@ class Autoregressive(Generator):
         """Draws the tokens that are not known, in their order; a negative text takes the place of none in the guidance.
 
         Args:
-            steps: of no effect, since this sampler has none.
             temperature: instead of the constructor's; None is that.
         """
         self.refuse(guidance, known, start, negative, late)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.denoiser import VideoDenoiser
-from kinetext.nn.guidance import Guide, When
+from kinetext.nn.guidance import Guide, When, dropped
 from kinetext.nn.noise import normal
-from kinetext.types import Features, Known, Losses, Start, check_between, check_legal
+from kinetext.types import Features, Known, Losses, Start, check_between, check_legal, check_one_of
 
 Clean = Callable[[Tensor, int], Tensor]  # (z, n) -> the clean target that is expected behind z
 
@@ -92,10 +92,8 @@ class Diffusion(Generator):
         clamp: float = 0.0,
     ) -> None:
         super().__init__()
-        check_legal("depth", depth, depth >= 1, ">= 1")
-        check_legal("patch", patch, patch >= 1, ">= 1")
-        check_legal("heads", heads, heads >= 1, ">= 1")
-        check_legal("dim", dim, dim > 0 and dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
+        check_one_of("prediction", prediction, "v", "eps", "x")
+        check_one_of("sampler", sampler, "ddim", "ddpm", "dpmpp")
         check_legal("levels", levels, levels >= 2, ">= 2")
         check_legal("noise_shift", noise_shift, noise_shift > 0, "> 0")
         check_legal("min_snr", min_snr, min_snr >= 0, ">= 0")
@@ -107,6 +105,7 @@ class Diffusion(Generator):
         # x = (z - s e) / a is 20,000 times as wrong as e is where nearly all is noise
         check_legal("clamp", clamp, prediction != "eps" or clamp > 0, '> 0 with prediction = "eps"')
         self.network = VideoDenoiser(channels, cond_dim, dim, depth, heads, patch, pooled_text)
+        self.max_steps = levels
         self.levels, self.prediction, self.min_snr, self.cond_dropout = levels, prediction, min_snr, cond_dropout
         self.sampler, self.reconstruction, self.clamp = sampler, reconstruction, clamp
         self.when = When(guidance_from, guidance_to, late_from)
@@ -123,8 +122,7 @@ class Diffusion(Generator):
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
         """Mean squared error of what the network says, at levels that are drawn evenly from 1 to N."""
         n_B = torch.randint(1, self.levels + 1, (len(target),), generator=rng, device=target.device)
-        dropped_B = torch.rand(len(target), generator=rng, device=target.device) < self.cond_dropout
-        cond = Features(cond.x, cond.mask & ~dropped_B[:, None])
+        cond = dropped(cond, self.cond_dropout, rng)
         noise = torch.randn(target.shape, generator=rng, device=target.device)
         a_B, s_B = self.get_buffer("a_N")[n_B], self.get_buffer("s_N")[n_B]
         a, s = (x_B[:, None, None, None, None] for x_B in (a_B, s_B))
@@ -263,11 +261,11 @@ class Diffusion(Generator):
     def draft(
         self, shape: Shape, cond: Features, *, rng: Rng, steps: int, frames: Tensor | None = None, whole: bool = False
     ) -> Tensor:
-        """The clean target that is expected after a random part of ``steps`` >= 2 steps of "ddim" from noise, without
+        """The clean target that is expected after a random part of ``steps``, 2 to N, steps of "ddim" from noise, without
         guidance; it alone has gradients (Xu et al. 2023, "ImageReward", algorithm 1, ReFL). A ``whole`` one has taken all
         steps, with gradients (Clark et al. 2024, "DRaFT", section 4).
         """
-        check_legal("steps", steps, steps >= 2, ">= 2")
+        check_legal("steps", steps, 2 <= steps <= self.levels, f"2 to {self.levels}, the levels")
         z = normal(shape, rng, cond.x.device)
         # an early draft is not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
         first = max(1, steps // 4)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.denoiser import VideoDenoiser
-from kinetext.nn.guidance import Guide, When
+from kinetext.nn.guidance import ROUNDING, Guide, When, dropped
 from kinetext.nn.noise import normal
-from kinetext.types import Features, Known, Losses, Start, check_legal
+from kinetext.types import Features, Known, Losses, Start, check_legal, check_one_of
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -84,10 +84,7 @@ class Flow(Generator):
         shift: float = 1.0,
     ) -> None:
         super().__init__()
-        check_legal("depth", depth, depth >= 1, ">= 1")
-        check_legal("patch", patch, patch >= 1, ">= 1")
-        check_legal("heads", heads, heads >= 1, ">= 1")
-        check_legal("dim", dim, dim > 0 and dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
+        check_one_of("sampler", sampler, "heun", "euler")
         check_legal("time_std", time_std, time_std > 0, "> 0")
         check_legal("time_floor", time_floor, 0 < time_floor < 1, "in (0, 1)")
         check_legal("shift", shift, shift > 0, "> 0")
@@ -108,8 +105,7 @@ class Flow(Generator):
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
         """Mean squared velocity error over the frames that are not known."""
         t_BT, known_BT = self._times(target, rng)
-        dropped_B = torch.rand(len(target), generator=rng, device=target.device) < self.cond_dropout
-        cond = Features(cond.x, cond.mask & ~dropped_B[:, None])
+        cond = dropped(cond, self.cond_dropout, rng)
         noise = torch.randn(target.shape, generator=rng, device=target.device)
         t = _per_frame(t_BT)
         z = t * target + (1 - t) * noise
@@ -154,7 +150,7 @@ class Flow(Generator):
 
         Known frames have t = 1. Known cells of other frames are put back on their own straight line after every
         step (Lugmayr et al. 2022, "RePaint", eq. 8, with the noise of the clip). What is changed begins on its line
-        at t = 1 - strength (Meng et al. 2022, "SDEdit", section 3), and takes that share of the steps. A negative
+        at t = 1 - strength (Meng et al. 2022, "SDEdit", section 3), and takes the steps that end after it. A negative
         text takes the place of no text in the guidance.
         """
         check_legal("steps", steps, steps >= 1, ">= 1")
@@ -195,8 +191,7 @@ class Flow(Generator):
         2023, "ImageReward", algorithm 1, ReFL). A ``whole`` one has taken all steps, with gradients (Clark et al. 2024, "DRaFT",
         section 4).
         """
-        if steps < 2:
-            raise ValueError(f"steps: {steps}, expected >= 2")
+        check_legal("steps", steps, steps >= 2, ">= 2")
         z = normal(shape, rng, cond.x.device)
         # an early draft is not from the first quarter: nothing is decided there yet, and what can't be read can't be taught
         first = max(1, steps // 4)
@@ -238,11 +233,11 @@ class Flow(Generator):
         return z
 
     def _grid(self, steps: int, begin: float = 0.0) -> list[float]:
-        """``steps + 1`` times from 0 to 1; what is left of them where only those after ``begin`` are wanted."""
+        """``steps + 1`` times from 0 to 1; ``begin`` and those after it where it is not 0."""
         times = torch.linspace(0, 1, steps + 1)
         times = times / (self.shift - (self.shift - 1) * times)
         # rounding may leave the last a bit aside, and the last step must end at the data
-        return [begin, *(t for t in times[1:-1].tolist() if t > begin), 1.0]
+        return [begin, *(t for t in times[1:-1].tolist() if t > begin + ROUNDING), 1.0]
 
     def _guided(self, z: Tensor, t: float, t_BT: Tensor, guide: Guide) -> Tensor:
         """The velocity at time t, at which all frames stand but those that are known."""

@@ -15,7 +15,7 @@ from kinetext.interfaces import Ability, Generator, Shape
 from kinetext.nn.conv import fold_frames
 from kinetext.nn.deconvolution import ClipDeconvolution, Critic, doublings
 from kinetext.nn.noise import normal
-from kinetext.types import DataError, Features, Known, Losses, Start, check_legal, joined
+from kinetext.types import DataError, Features, Known, Losses, Start, check_legal, check_one_of, joined
 
 View = Literal["video", "frame", "motion"]
 AdversarialLoss = Literal["relativistic", "hinge", "bce"]
@@ -58,7 +58,7 @@ class Gan(Generator):
         motion_noise: numbers of noise for every frame of the base grid, which a GRU makes a path of (Tulyakov et al.
             2018, "MoCoGAN", section 3: content apart from motion); 0 is one noise for the whole clip, as in TGANs-C.
         views: discriminators, one or more of "video", "frame", "motion"; "motion" needs two frames.
-        frames_seen: how many frames, and neighbouring pairs, of a clip a training step shows, >= 1.
+        frames_seen: how many frames, and neighbouring pairs, of a clip a training step shows, >= 1; all where there are fewer.
         objective: "relativistic", "hinge" or "bce".
         mismatch: share m, in [0, 1), of real clips with wrong text in what is to be refused. With "bce" and "hinge" what is to
             be refused weighs as much as what is to be accepted: else a discriminator is best off refusing everything, and stays there.
@@ -107,6 +107,7 @@ class Gan(Generator):
         for name, weight in (("r1", r1), ("r2", r2)):
             check_legal(name, weight, weight >= 0, ">= 0")
         check_legal("r1_every", r1_every, r1_every >= 1, ">= 1")
+        check_one_of("objective", objective, "relativistic", "hinge", "bce")
         least = ("video", "frame") if num_frames < 2 else ("video", "frame", "motion")
         legal = len(views) > 0 and set(views) <= set(least) and len(set(views)) == len(views)
         check_legal("views", list(views), legal, f"one or more of {joined(least)}, each once")

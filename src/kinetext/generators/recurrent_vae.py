@@ -23,7 +23,7 @@ from kinetext.nn.recurrent import (
     Words,
     check_frames,
 )
-from kinetext.types import Features, Known, Losses, Start, check_legal
+from kinetext.types import Features, Known, Losses, Start, check_legal, check_one_of
 
 Seen = tuple[Tensor, Tensor]  # encoding of a frame (B, D), and in which rows it is there (B,)
 
@@ -44,8 +44,9 @@ class RecurrentVAE(Generator):
         loss = -log p(x | z) + w sum_t KL(q || p)      (Kingma & Welling 2014, eq. 10)
 
     is minimised, in nats, divided by how many numbers a target has. The prior p is N(0, 1), as in DRAW, or is learned: a
-    function of the past, which is in h, and of the text (Chung et al. 2015, VRNN, eq. 5; Denton & Fergus 2018, SVG-LP). w rises over the first training calls (Bowman et al. 2016, section 3.1): they are counted in a buffer, so
-    that resuming is exact; in evaluation w is always ``kl_weight``. Each dimension of z has some nats a clip for free,
+    function of the past, which is in h, and of the text (Chung et al. 2015, VRNN, eq. 5; Denton & Fergus 2018, SVG-LP).
+    w rises over the first training calls (Bowman et al. 2016, section 3.1): they are counted in a buffer, so that
+    resuming is exact; in evaluation w is always ``kl_weight``. Each dimension of z has some nats a clip for free,
     max(free_bits, KL_j) with KL_j the mean of a batch over all frames of the clip (Kingma et al. 2016, IAF, appendix C.8).
 
     A sample is the mean of the last Gaussian. Its first frames may be given ("known frames"): these are read by the
@@ -99,6 +100,7 @@ class RecurrentVAE(Generator):
         for name, value in {"sigma": sigma, "kl_calls": kl_calls, "free_bits": free_bits}.items():
             check_legal(name, value, value >= 0, ">= 0")
         check_legal("kl_weight", kl_weight, kl_weight > 0, "> 0")
+        check_one_of("prior", prior, "learned", "standard")
         check_legal("temperature", temperature, 0 < temperature <= 1, "in (0, 1]")
         self.frame_shape = (channels, height, width)
         self.latent, self.refinements, self.temperature = latent, refinements, temperature
@@ -177,7 +179,7 @@ class RecurrentVAE(Generator):
         """One refinement: the next state, the decision, and what it costs ``(B, Z)`` in nats."""
         text = self.attention(state[0], words)
         past = torch.cat([state[0], text], dim=1)
-        prior = Gaussian.of(self.prior(past) if self.prior else torch.zeros_like(noise_BZ).repeat(1, 2))
+        prior = Gaussian.of(self.prior(past)) if self.prior else Gaussian.standard(noise_BZ)
         z_BZ, cost_BZ = prior.at(heat * noise_BZ), torch.zeros_like(noise_BZ)
         if seen is not None:
             frame_BD, there_B = seen
@@ -200,8 +202,7 @@ class RecurrentVAE(Generator):
         negative: Features | None = None,
         late: Features | None = None,
     ) -> Tensor:
-        """Draws frame after frame; ``steps`` >= 1 are of no use to it: it takes its own refinements."""
-        check_legal("steps", steps, steps >= 1, ">= 1")
+        """Draws frame after frame; it takes its own refinements, not ``steps``."""
         self.refuse(guidance, known, start, negative, late)
         noise = self._noise(shape[0], shape[2], rng, cond.x.device)
         seen: dict[int, Seen] = {}

@@ -14,7 +14,7 @@ from kinetext.nn.annealing import Ramp
 from kinetext.nn.mixture import MixtureHead
 from kinetext.nn.noise import normal, uniform
 from kinetext.nn.recurrent import BahdanauAttention, FrameDecoder, FrameEncoder, StackedLSTM, State, Words, check_frames
-from kinetext.types import Features, Known, Losses, Start, check_legal
+from kinetext.types import DataError, Features, Known, Losses, Start, check_legal
 
 
 class Seq2Seq(Generator):
@@ -55,7 +55,7 @@ class Seq2Seq(Generator):
         heads: of the attention, >= 1.
         noise: standard deviation of the noise on a frame's numbers, > 0.
         own: the highest probability that the LSTM is fed with its own frame, in [0, 1]; 0 is pure teacher forcing.
-        own_calls: training calls (batches) over which it rises from 0, >= 0.
+        own_calls: training calls (batches) over which it rises from 0 in a straight line, >= 0; 0 is at once.
         temperature: of the density when sampling, in (0, 1].
     """
 
@@ -105,7 +105,13 @@ class Seq2Seq(Generator):
         check_frames(shape, self.frame_shape)
 
     def loss(self, target: Tensor, cond: Features, *, player: str, rng: Rng, frames: Tensor | None = None) -> Losses:
-        """How unlikely the frames that are there are, and how badly they come back from their numbers."""
+        """How unlikely the frames that are there are, and how badly they come back from their numbers.
+
+        Raises:
+            DataError: one frame of one clip in training: the numbers of frames are normalised over the batch.
+        """
+        if self.training and len(target) * target.shape[2] < 2:
+            raise DataError("batch: one frame of one clip, expected two frames or more to learn from")
         places = torch.arange(target.shape[2]) if frames is None else frames.cpu()
         length = int(places[-1]) + 1
         code_BTZ = self._codes(target)
@@ -184,8 +190,7 @@ class Seq2Seq(Generator):
         negative: Features | None = None,
         late: Features | None = None,
     ) -> Tensor:
-        """Writes frame after frame; ``steps`` >= 1 are of no use to it: it takes one a frame."""
-        check_legal("steps", steps, steps >= 1, ">= 1")
+        """Writes frame after frame; it takes one step a frame, not ``steps``."""
         self.refuse(guidance, known, start, negative, late)
         dice = self._dice(shape[0], shape[2], rng, cond.x.device)
         real_BTZ = torch.zeros_like(dice[1])

@@ -36,7 +36,8 @@ class Distillation(Method):
         expert: what ``teacher`` names.
         teacher: run folder or shipped model. The assembly opens it, and a resumed training needs it as it was.
         steps: of the student's sampler, >= 1; the student is good at this number alone, and with ``task.guidance`` 1 or a little
-            more, in [1, 2], which takes twice as many evaluations.
+            more, in [1, 2], which takes twice as many evaluations; what it says without a text, which guidance leads away
+            from, is not taught: [init] left it there.
         substeps: of the teacher's sampler in each segment, >= 1.
         guidance: of the teacher, >= 0.
         begin: where a segment begins.

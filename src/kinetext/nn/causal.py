@@ -136,7 +136,8 @@ class Route:
     """What all blocks are told of a condition and of the cells of a target: N cells, one slot for each.
 
     Args:
-        context: ``(B, M, C)``.
+        context: ``(B, M, C)``: no text, and the text.
+        told: ``(B, M)`` bool, which of it are there.
         signals: of every block.
         where: ``(N, D)``, the place of the cell that a slot speaks of, as a vector.
         rope: ``(2, 1, 1, N, E)``: the place of the cell that a slot speaks of, for queries; of the cell whose id it
@@ -144,6 +145,7 @@ class Route:
     """
 
     context: Tensor
+    told: Tensor
     signals: list[tuple[Tensor, ...]]
     where: Tensor
     rope: Rope
@@ -157,7 +159,7 @@ class Memory:
         kept: keys and values, of every block.
         seen: ``(B, M + N)`` bool, which keys are there, of the context and then of the slots.
         slots: how many were run.
-        gaps: whether an id among them was absent.
+        gaps: whether a key among them, of the context or of a slot, is absent.
     """
 
     route: Route
@@ -195,8 +197,8 @@ class CausalTransformer(nn.Module):
 
     Slot i holds the id of cell i - 1, slot 0 a learned start, and says the logits of cell i from slots 0 to i. Queries
     stand, by 3-D rotary positions, where the cell is that they speak of, keys where the cell is whose id they hold. The
-    condition gives keys to every attention, and its mean modulates every norm. An id below 0 is absent: its slot holds
-    nothing, and no slot attends to it.
+    condition gives keys to every attention, beside a learned one that stands for no text, and its mean modulates every
+    norm; how far it is padded does not matter. An id below 0 is absent: its slot holds nothing, and no slot attends to it.
 
     Args:
         vocab: ids, >= 1.
@@ -235,10 +237,10 @@ class CausalTransformer(nn.Module):
         held = ids_BTHW.flatten(1)[:, :-1]
         x = self._slots(held, 0) + route.where
         slots, context = x.shape[1], route.context.shape[1]
-        legal = torch.ones(slots, context + slots, dtype=torch.bool, device=x.device).tril(context)[None, None]
-        if (held < 0).any():
-            seen = torch.nn.functional.pad(held >= 0, (context + 1, 0), value=True)
-            legal = legal & seen[:, None, None]
+        past = torch.ones(slots, context + slots, dtype=torch.bool, device=x.device).tril(context)
+        # the start is always there
+        seen = torch.cat([route.told, torch.nn.functional.pad(held >= 0, (1, 0), value=True)], dim=1)
+        legal = past & seen[:, None, None]
         for block, signals in zip(self._each(), route.signals, strict=True):
             x = block(x, signals, route.context, legal, route.rope)
         logits: Tensor = self.out(self.norm(x))
@@ -247,10 +249,10 @@ class CausalTransformer(nn.Module):
     def begin(self, cond: Features, grid: tuple[int, int, int]) -> Memory:
         """What ``following`` remembers of a condition, for targets of ``grid`` = (T, H, W) yet to be made."""
         route = self._route(cond, grid, None)
-        batch, context = route.context.shape[:2]
         cells = len(route.where)
         kept = [KeyValues(*block.attention.of(route.context), cells) for block in self._each()]
-        return Memory(route, kept, torch.ones(batch, context + cells, dtype=torch.bool, device=cond.x.device))
+        seen = torch.nn.functional.pad(route.told, (0, cells), value=True)
+        return Memory(route, kept, seen, gaps=not bool(route.told.all()))
 
     def following(self, ids_BL: Tensor, memory: Memory) -> Tensor:
         """The logits of the next cell, ``(B, vocab)`` float32, after L more ids; L may be 0 in the first call."""
@@ -278,14 +280,16 @@ class CausalTransformer(nn.Module):
         on = cond.x.device
         if frames_T is None:
             frames_T = torch.arange(grid[0], device=on)
-        # absent tokens become a learned vector, so attention needs no mask for them and "no text" is a text too
-        context = torch.where(cond.mask.unsqueeze(-1), cond.x, self.no_text.to(cond.x.dtype))
-        pooled = torch.where(cond.mask.any(1, keepdim=True), cond.pooled(), self.no_text.to(cond.x.dtype))
+        # before the text stands a learned vector, so that "no text" is a text too
+        no_text = self.no_text.to(cond.x.dtype)
+        context = torch.cat([no_text.expand(len(cond.x), 1, -1), cond.x.masked_fill(~cond.mask.unsqueeze(-1), 0.0)], 1)
+        told = torch.nn.functional.pad(cond.mask, (1, 0), value=True)
+        pooled = torch.where(cond.mask.any(1, keepdim=True), cond.pooled(), no_text)
         modulation = self.modulation(self.text(pooled)).unflatten(-1, (6, -1))
         rows, columns = (torch.arange(n, device=on) for n in grid[1:])
         where = self.frame(frames_T)[:, None, None] + self.row(rows)[:, None] + self.column(columns)
         signals = [block.signals(modulation) for block in self._each()]
-        return Route(context, signals, where.flatten(0, 2), self._rope(frames_T, grid[1:]))
+        return Route(context, told, signals, where.flatten(0, 2), self._rope(frames_T, grid[1:]))
 
     def _rope(self, frames_T: Tensor, grid: tuple[int, int]) -> Rope:
         cos, sin = rope_3d(frames_T, grid, self.head_dim)

@@ -16,13 +16,25 @@ class VideoDenoiser(nn.Module):
 
     A DiT (Peebles & Xie 2023) with RMSNorm, QK-norm, SwiGLU and text keys in every attention. The time modulates every
     norm, and so does the mean of the text where ``pooled_text``; without, a word is only what attention takes of it
-    (PixArt-alpha, Chen et al. 2023, section 2.3).
+    (PixArt-alpha, Chen et al. 2023, section 2.3). Texts must be padded to one length in training and sampling: every
+    absent token is a key too.
+
+    Args:
+        channels: of z, >= 1.
+        cond_dim: width of the text features.
+        dim: of the sequence, an even multiple of ``heads``.
+        depth, heads, patch: blocks, heads of every attention, side of a patch in cells; each >= 1.
+        pooled_text: whether the mean of the text modulates the norms.
     """
 
     def __init__(
         self, channels: int, cond_dim: int, dim: int, depth: int, heads: int, patch: int, pooled_text: bool = True
     ) -> None:
         super().__init__()
+        check_legal("depth", depth, depth >= 1, ">= 1")
+        check_legal("patch", patch, patch >= 1, ">= 1")
+        check_legal("heads", heads, heads >= 1, ">= 1")
+        check_legal("dim", dim, dim > 0 and dim % (2 * heads) == 0, f"an even multiple of heads = {heads}")
         self.patch = patch
         self.head_dim = dim // heads
         self.embed = nn.Linear(channels * patch * patch, dim)

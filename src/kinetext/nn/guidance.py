@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Generator as Rng
 from torch import Tensor
 
 from kinetext.types import Features, check_legal
@@ -61,6 +62,12 @@ class Guide:
             return ask(self.cond)
         late = self.late if self.scale > 1 and t >= self.when.late - ROUNDING else None
         return mixed(ask(sides(self.cond, self.negative, late)), self.scale, len(self.cond.x))
+
+
+def dropped(cond: Features, share: float, rng: Rng) -> Features:
+    """The condition without its text in about ``share`` of the rows, so that a network learns to go without one."""
+    without_B = torch.rand(len(cond.x), generator=rng, device=cond.x.device) < share
+    return Features(cond.x, cond.mask & ~without_B[:, None])
 
 
 def sides(cond: Features, negative: Features | None, late: Features | None = None) -> Features:

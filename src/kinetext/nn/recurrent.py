@@ -204,9 +204,14 @@ class Gaussian:
 
     @classmethod
     def of(cls, raw: Tensor) -> Gaussian:
-        """From what a network says, ``(..., 2 D)``: all zeros mean a standard normal distribution."""
+        """From what a network says, ``(..., 2 D)``: of zeros a standard normal distribution, but for 1e-4."""
         mean, spread = raw.float().chunk(2, dim=-1)
         return cls(mean, F.softplus(spread + math.log(math.e - 1)) + 1e-4)
+
+    @classmethod
+    def standard(cls, like: Tensor) -> Gaussian:
+        """Of mean 0 and deviation 1, in the shape of ``like``."""
+        return cls(torch.zeros_like(like), torch.ones_like(like))
 
     def at(self, noise: Tensor) -> Tensor:
         """z = mu + sigma * eps (Kingma & Welling 2014, section 2.4)."""

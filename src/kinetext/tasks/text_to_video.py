@@ -27,8 +27,8 @@ class TextToVideo(Maker):
         shape: (C, T, H, W) of the clips to make.
         rewarder: what ``reward`` names, while the task is trained; None without.
         early_phrases: the token ids of every one of ``early_words`` (decided by the assembly).
-        steps: sampler steps, >= 1.
-        guidance: classifier-free guidance scale, >= 0; 1 is none.
+        steps: sampler steps, 1 to 1000; 1 for a generator that has no steps to choose.
+        guidance: classifier-free guidance scale, 0 to 100; 1 is none.
         early_words: words, or several that stand together, that say how things move. Motion is decided near noise and looks
             after it: guidance above 1 exaggerates the whole text only until the generator's ``late_from``, and the text
             without these words from then on, so that a thing and a motion that were not learned together come together. A
@@ -77,6 +77,10 @@ class TextToVideo(Maker):
         if set(encoders) != {"text"}:
             raise RecipeError(f"encoders: {sorted(encoders)}, expected text alone")
         self.encoders = nn.ModuleDict(encoders)
+        if not 1 <= steps <= 1000:
+            raise RecipeError(f"task.steps: {steps}, expected 1 to 1000")
+        if not 0 <= guidance <= 100:
+            raise RecipeError(f"task.guidance: {guidance}, expected 0 to 100")
         if not 0 <= train_frames <= shape[1]:
             raise RecipeError(f"task.train_frames: {train_frames}, expected 0 to {shape[1]}, the frames of a clip")
         if train_frames and generator.whole_clips:
@@ -135,7 +139,7 @@ class TextToVideo(Maker):
         made = min(max(1, round(len(batch) * self.reward_share)), len(batch) - 1)
         if made == 0:
             raise DataError(f"{batch.keys[0]}: alone in its batch, and task.reward needs batches of two or more")
-        # first, since autocast keeps the weights of its first use, and a draft begins without gradients
+        # first, since autocast of older PyTorch keeps the weights of its first use, and a draft begins without gradients
         losses = learned(batch.rows(made, len(batch)))
         read = self._read(batch.rows(0, made), rewarder, rng=rng)
         return Losses(losses.total + self.reward_weight * read, {**losses.parts, "reward_loss": read.detach()})
