@@ -131,7 +131,7 @@ def test_clips_are_not_made_from_vectors() -> None:
     plain = FLOW.replace('name = "transformer"\ndim = 16', 'name = "features"')
     recipe = assemble.resolve(Recipe.parse(plain))
     meta = replace(assemble.describe(recipe, assemble.dataset(recipe)), vector_dims={"text": 4})
-    with pytest.raises(RecipeError, match="encoders.text: features reads vectors, and clips are made from words"):
+    with pytest.raises(RecipeError, match=r"encoders\.text: features reads vectors, and clips are made from words"):
         assemble.task(recipe, meta)
 
 

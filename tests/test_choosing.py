@@ -12,6 +12,7 @@ import pytest
 from kinetext import video
 from kinetext.apps.choosing import maker_for
 from kinetext.cli import main
+from kinetext.types import RunError
 
 
 @pytest.fixture
@@ -32,6 +33,20 @@ def shipped(runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_the_model_that_lacks_the_fewest_words_is_taken(shipped: None, prompt: str, model: str) -> None:
     assert maker_for(prompt) == model
+
+
+def test_folders_that_hide_every_maker_are_named(
+    shipped: None, runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs.both, "first")
+    assert maker_for("the digit 3") == "second"  # it is not hidden
+    shutil.copytree(runs.both, "second")
+    with pytest.raises(RunError) as error:
+        maker_for("the digit 3")
+    for name in ("first", "second"):
+        assert str(tmp_path / name) in str(error.value)
+    assert "a-reader" not in str(error.value)
 
 
 def test_generate_says_which_model_it_took(

@@ -92,8 +92,13 @@ def test_generate_and_reproduce(cli: Cli, runs: SimpleNamespace, tmp_path: Path)
     assert said is not None
     assert (said["prompt"], said["seed"], said["index"], said["guidance"]) == (PROMPT, 4, 1, 2.0)
     before = second.read_bytes()
-    cli(*asked)
+    first.unlink()
+    done = cli(*asked)
+    assert done.out == f"{first}\n{second}\n"
+    assert done.err == f"{second}: was there already, made in the very same way; it stays as it is\n"
     assert second.read_bytes() == before
+    assert cli(*asked, "--steps", 1).err == ""  # both are made anew
+    assert second.read_bytes() != before
 
     done = cli("reproduce", second)
     assert done.code == 0
@@ -194,6 +199,7 @@ def test_interpolate(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
     refused(cli("interpolate", clip, "--model", runs.reader), "expected text_to_video")
     refused(cli("interpolate", tmp_path / "no.mp4"), "no.mp4")
     refused(cli("interpolate", clip, "-o", tmp_path / "a.avi"), "ends in .mp4")
+    refused(cli("interpolate", clip, "-o", tmp_path / "no" / "a.mp4"), "out: there is no folder")
 
 
 def test_unknown_words_are_said(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:

@@ -123,6 +123,20 @@ def test_files_that_changed_or_went_are_named(maker: Pipeline, files: SimpleName
         reproduce(tmp_path / "clip.mp4", device="cpu")
 
 
+def test_a_clip_from_files_is_made_again_from_elsewhere(
+    maker: Pipeline, files: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, elsewhere = tmp_path / "made", tmp_path / "elsewhere"
+    for folder in (made / "out", elsewhere):
+        folder.mkdir(parents=True)
+    (made / "picture.png").write_bytes(files.picture.read_bytes())
+    monkeypatch.chdir(made)
+    maker.write(PROMPT, [Path("out/clip.mp4")], Request(image="picture.png"))
+    assert (video.read_provenance("out/clip.mp4") or {})["image"]["path"] == "picture.png"  # type: ignore[index]
+    monkeypatch.chdir(elsewhere)
+    assert reproduce("../made/out/clip.mp4", device="cpu").difference == 0
+
+
 def test_given_things_change_the_rest(maker: Pipeline, files: SimpleNamespace) -> None:
     """Every option reaches the sampler: what it does not fix is not what it was without."""
     plain = maker.generate(PROMPT)[0].video
@@ -198,7 +212,7 @@ def test_a_batch_is_the_same_clips_and_each_can_be_made_again(
         ({"seconds": 2.0, "history": 4}, "history: 4, but 16 frames fit in one window of 16"),
         ({"negative": "5", "guidance": 1.0}, "negative: expected with guidance above 1, and it is 1"),
         ({"negative": "xylophone", "guidance": 2.0}, "negative: .* knows no word of 'xylophone'"),
-        ({"seeds": (1, -2)}, "seed: -2"),
+        ({"seeds": (1, -2)}, "seeds 1,-2: -2"),
     ],
 )
 def test_what_does_not_suit_is_refused(
@@ -214,15 +228,11 @@ def test_what_does_not_suit_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_cannot_be_read_are_named(maker: Pipeline, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.mp4"
+def test_files_that_are_not_there_are_named(maker: Pipeline, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.mp4"
     for option in ("image", "video", "change"):
-        with pytest.raises(DataError, match=rf"{option}: .*broken\.mp4 can't be read"):
-            maker.generate(PROMPT, **{option: broken})  # type: ignore[arg-type]
-    broken.write_bytes(b"no video")
-    for option in ("image", "video", "change"):
-        with pytest.raises(DataError, match=r"broken\.mp4: not a video that can be read"):
-            maker.generate(PROMPT, **{option: broken})  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=rf"{option}: .*gone\.mp4 can't be read"):
+            maker.generate(PROMPT, **{option: gone})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Defaults, and what a model was taught to be sampled with."""
+"""Defaults, what a model was taught to be sampled with, and files that can't be used."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from kinetext import video
 from kinetext.making.planning import SamplingWarning
 from kinetext.pipeline import Pipeline
+from kinetext.types import DataError
 
 METHOD = '\n[method]\nname = "distillation"\nteacher = "runs/gone"\n'
 
@@ -39,3 +43,40 @@ def test_a_model_that_was_taught_few_steps_says_so(
         taught.generate("the digit 3", steps=1)
     with pytest.warns(SamplingWarning, match=r"with 2 and 1 its clips"):
         taught.generate("the digit 3", guidance=1)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"steps": 0}, "steps: 0"), ({"guidance": -1.0}, "guidance: -1.0")])
+def test_what_is_refused_is_not_warned_of(
+    runs: SimpleNamespace, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    run = shutil.copytree(runs.maker, tmp_path / "taught")
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(recipe.replace('reward = ""', 'reward = "runs/gone"'))
+    taught, given = Pipeline.load(run, "cpu"), tmp_path / "given.mp4"
+    video.write(given, torch.zeros(1, 3, 64, 64), fps=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SamplingWarning)
+        with pytest.raises(DataError, match=message):
+            taught.generate("the digit 3", **options)
+        with pytest.raises(DataError, match=message):
+            taught.interpolate(given, factor=2, **options)
+    with pytest.warns(SamplingWarning, match="with 1 and 3 its clips"):
+        taught.interpolate(given, factor=2, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("image",), r"^image: .*text\.png: not a picture that can be read"),
+        (("mask", "video"), r"^mask: .*text\.png: not a picture that can be read"),
+        (("video",), r"^video: .*text\.png: not a video that can be read"),
+        (("change",), r"^change: .*text\.png: not a video that can be read"),
+    ],
+)
+def test_a_file_that_is_none_is_named_by_its_option(
+    runs: SimpleNamespace, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    with pytest.raises(DataError, match=message):
+        Pipeline.load(runs.maker, "cpu").generate("the digit 3", **dict.fromkeys(options, text))  # type: ignore[arg-type]

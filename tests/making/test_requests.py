@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ PLAIN: dict[str, Any] = {
         ({"batch": 0}, "batch: 0, expected 1 to 1024"),
         ({"seeds": (1, 2), "num": 2}, "seeds: 2 are given, which says how many clips; leave num and seed out"),
         ({"seeds": (1, 2), "seed": 3}, "leave num and seed out"),
+        ({"seeds": (1, -2)}, "seeds 1,-2: -2, expected 0 to 9223372036854775807"),
         ({"seconds": 0.0}, "seconds: 0.0, expected more than 0"),
         ({"seconds": float("nan")}, "seconds: nan"),
         ({"seconds": 1e6}, "seconds: 1000000.0, expected more than 0, at most 86400"),
@@ -101,3 +103,34 @@ def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
         DataError, match=r"image: .*a\.png has changed since: its SHA-256 was ba7816bf8f01, is a52d159f262b"
     ):
         file.check("image")
+
+
+@pytest.mark.parametrize(
+    ("said", "lies"),
+    [
+        ("a.png", "sub/a.png"),  # beside the clip
+        ("pics/a.png", "pics/a.png"),  # as seen from a folder above the clip's, where it was made
+        ("../pics/a.png", "pics/a.png"),  # as seen from the clip's folder
+        ("gone/pics/a.png", "sub/a.png"),  # it came along with the clip
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_file_is_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, lies: str, absolute: bool
+) -> None:
+    for name in ("there/sub", "there/pics", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    clip = Path("../there/sub/clip.mp4")
+    there = tmp_path / "there" / lies
+    there.write_bytes(b"abc")
+    file = replace(File.of("image", there), path=str(tmp_path / "gone" / there.name if absolute else said))
+    if absolute and lies != "sub/a.png":
+        assert file.near(clip) == file
+        return
+    file.near(clip).check("image")
+    assert Path(file.near(clip).path).samefile(there)
+    Path("a.png").write_bytes(b"abd")  # another file of that name is not taken
+    assert Path(file.near(clip).path).samefile(there)
+    there.write_bytes(b"abd")
+    assert file.near(clip) == file

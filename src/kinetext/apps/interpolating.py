@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kinetext import video
-from kinetext.pipeline import Pipeline
+from kinetext.pipeline import Pipeline, outputs
 from kinetext.types import Progress
 
 MODEL = "digits"  # of clips that no model of ours made
@@ -38,7 +38,7 @@ def interpolate(
         KinetextError: as ``Pipeline.interpolate``; or the clip can't be read or written.
     """
     said = video.read_provenance(path) or {}
-    out = out or path.with_name(f"{path.stem}-x{factor}.mp4")
+    (out,) = outputs(out or path.with_name(f"{path.stem}-x{factor}.mp4"), 1)
     text = str(said.get("prompt", "")) if prompt is None else prompt
     pipeline = Pipeline.load(model or str(said.get("model", MODEL)), device)
     clip = pipeline.interpolate(path, factor=factor, prompt=text, seed=seed, steps=steps, guidance=guidance)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import kinetext
 from kinetext import video
-from kinetext.making import machine
+from kinetext.making import Plan, machine
 from kinetext.pipeline import Pipeline
 from kinetext.types import DataError, Progress, RunError
 
@@ -22,7 +22,7 @@ class Reproduction:
     Args:
         said: what its file says of it.
         difference: the largest difference of a pixel, 0 to 255; 0 is identical.
-        notes: what is different about this machine.
+        notes: what is different about the model's settings and this machine.
     """
 
     said: Mapping[str, Any]
@@ -34,6 +34,8 @@ def reproduce(
     path: Path | str, model: str | Path | None = None, device: str | None = None, progress: Progress | None = None
 ) -> Reproduction:
     """Makes a clip again from what its file says, and compares decoded frames.
+
+    Files that it was made from are looked for as ``File.near`` does.
 
     Args:
         path: an mp4 that kinetext made.
@@ -54,7 +56,8 @@ def reproduce(
             f"{pipeline.weights_sha256[:12]}; name the model that made it"
         )
     try:
-        clip = pipeline.again(said)
+        near = {name: asdict(file.near(Path(path))) for name, file in Plan.read(said).files().items()}
+        clip = pipeline.again({**said, **near})
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
@@ -63,6 +66,9 @@ def reproduce(
         difference = _difference(Path(path), again)
     now = {"kinetext": kinetext.__version__, **machine(pipeline.device)}
     notes = [f"{name} was {said[name]}, is {value}" for name, value in now.items() if said.get(name, value) != value]
+    settings = clip.provenance["settings"]
+    if said.get("settings", settings) != settings:  # clips of earlier versions do not say
+        notes.insert(0, f"the settings of the model have changed since (recipe.toml of {pipeline.name})")
     return Reproduction(said, difference, tuple(notes))
 
 

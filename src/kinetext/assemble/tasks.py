@@ -117,8 +117,8 @@ def _load(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
 def _text_to_video(parts: Parts) -> Task:
     found = parts.encoders(("text",))
     if found["text"].reads_vectors:
-        name = parts.recipe.encoders["text"].name
-        raise RecipeError(f"encoders.text: {name} reads vectors, and clips are made from words; expected another one")
+        reader = parts.recipe.encoders["text"].name
+        raise RecipeError(f"encoders.text: {reader} reads vectors, and clips are made from words; expected another one")
     codec = parts.codec()
     generator = parts.generator(codec, found["text"])
     for option in ("steps", "guidance"):

@@ -12,7 +12,7 @@ from kinetext.cli.options import Device, Guidance, Seed, Steps
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the clip should show.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="An mp4; it is overwritten.")] = Path("clip.mp4"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="An mp4; another clip is overwritten.")] = Path("clip.mp4"),
     seed: Seed = 0,
     num: Annotated[int, typer.Option(help="How many; more than one are called clip-0.mp4, clip-1.mp4 ...")] = 1,
     seeds: Annotated[
@@ -47,7 +47,7 @@ def generate(
 
     Stopped or out of disk while a clip is written, the same command goes on from what was made of it.
     """
-    from kinetext.apps import choosing, terminal
+    from kinetext.apps import choosing, generating, terminal
     from kinetext.making import Request
     from kinetext.pipeline import Pipeline, outputs
 
@@ -60,9 +60,11 @@ def generate(
     chosen = model or choosing.maker_for(prompt)
     pipeline = Pipeline.load(chosen, device)
     with terminal.bar("windows") as progress:
-        pipeline.write(prompt, paths, request, progress)
+        left = generating.generate(pipeline, prompt, paths, request, progress)
     if model is None:
         typer.echo(f"model: {chosen}", err=True)
+    for path in left:
+        typer.echo(f"{path}: was there already, made in the very same way; it stays as it is", err=True)
     for path in paths:
         typer.echo(path)
 

@@ -19,6 +19,7 @@ from kinetext.making.given import Grid, Piece, Place, Rolling, places, reader
 from kinetext.making.latents import Held, Latents, Stored
 from kinetext.making.layout import Layout, layout
 from kinetext.making.requests import Plan
+from kinetext.making.settings import settings_of
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.types import Batch, DataError, Known, Progress, Sample, Start
 
@@ -65,7 +66,7 @@ class Maker:
         weights_sha256: str,
     ) -> None:
         self.name, self.run, self.task, self.device = name, run, task, device
-        self.weights_sha256 = weights_sha256
+        self.weights_sha256, self.settings = weights_sha256, settings_of(run.recipe)
         self.grid = Grid.of(task.codec, task.shape)
         self._collate = collate
         channels, _, size, _ = task.shape
@@ -82,7 +83,12 @@ class Maker:
 
     def provenance(self, plan: Plan) -> dict[str, Any]:
         """What the file of a clip says of it: all that making it again takes."""
-        model = {"kinetext": kinetext.__version__, "model": self.name, "weights_sha256": self.weights_sha256}
+        model = {
+            "kinetext": kinetext.__version__,
+            "model": self.name,
+            "weights_sha256": self.weights_sha256,
+            "settings": self.settings,
+        }
         return {**model, **plan.said(), **machine(self.device)}
 
     def clips(self, plans: Sequence[Plan]) -> Iterator[Clip]:

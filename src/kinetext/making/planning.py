@@ -51,6 +51,7 @@ def plans(maker: Maker, prompts: Sequence[str], request: Request) -> list[Plan]:
         return []
     _check_abilities(maker, found[0])
     keep = _check_files(maker, found[0])
+    _warn_taught(maker, found[0])
     return _in_batches([replace(plan, keep=keep) for plan in found], request.batch)
 
 
@@ -92,31 +93,30 @@ def plan_between(
         factor=factor,
     )
     _check_abilities(maker, plan)
+    _warn_taught(maker, plan)
     return plan
 
 
 def _settings(maker: Maker, steps: int | None, guidance: float | None) -> dict[str, Any]:
     if steps is not None and "steps" not in maker.task.generator.abilities:
         raise _unable(maker, "steps")
-    steps = maker.task.steps if steps is None else steps
-    guidance = float(maker.task.guidance if guidance is None else guidance)
-    _warn_taught(maker, steps, guidance)
     asked = maker.run.recipe.train.precision
     precision: Literal["bf16", "fp32"] = "bf16" if runtime.has_fast_bf16(maker.device) else "fp32"
     return {
-        "steps": steps,
-        "guidance": guidance,
+        "steps": maker.task.steps if steps is None else steps,
+        "guidance": float(maker.task.guidance if guidance is None else guidance),
         "precision": precision if asked == "auto" else asked,
     }
 
 
-def _warn_taught(maker: Maker, steps: int, guidance: float) -> None:
+def _warn_taught(maker: Maker, plan: Plan) -> None:
     """Says that a model which was distilled or rewarded is good at its own settings alone."""
     recipe, own = maker.run.recipe, (maker.task.steps, float(maker.task.guidance))
     distilled = recipe.method is not None and recipe.method.name == "distillation"
-    if (steps, guidance) != own and (distilled or recipe.task.args["reward"]):
+    if (plan.steps, plan.guidance) != own and (distilled or recipe.task.args["reward"]):
         how = "distilled" if distilled else "taught by a reward"
-        told = f"{own[0]} steps and guidance {own[1]:g}; with {steps} and {guidance:g} its clips are likely worse"
+        asked = f"with {plan.steps} and {plan.guidance:g} its clips are likely worse"
+        told = f"{own[0]} steps and guidance {own[1]:g}; {asked}"
         warnings.warn(f"{maker.name} was {how} for {told}", SamplingWarning, stacklevel=5)
 
 
@@ -168,18 +168,17 @@ def _unable(maker: Maker, option: str) -> DataError:
 def _check_files(maker: Maker, plan: Plan) -> int | None:
     """Refuses files that don't suit the plan; says how many frames of its video stay."""
     for name, file in (("image", plan.image), ("mask", plan.mask)):
-        if file is not None and (count := video.count_frames(file.path)) > 1:
+        if file is not None and (count := _count_frames(name, "a picture", file)) > 1:
             raise DataError(f"{name}: {file.path} has {count} frames, expected a picture")
     rate, total = maker.rate(plan.fps), plan.num_frames
-    under = plan.change or (plan.video if plan.mask else None)
-    if under is not None and (count := video.count_frames(under.path, rate)) < total:
-        name = "change" if plan.change else "video"
+    name, under = ("change", plan.change) if plan.change else ("video", plan.video if plan.mask else None)
+    if under is not None and (count := _count_frames(name, "a video", under, rate)) < total:
         raise DataError(f"{name}: {under.path} has {count} frames at {rate:g} a second, expected {total} or more")
     if plan.image is not None:
         _check_known(maker, "image", 1)
     if plan.video is None or plan.mask is not None:
         return None
-    count = video.count_frames(plan.video.path, rate)
+    count = _count_frames("video", "a video", plan.video, rate)
     if plan.keep is not None and plan.keep > count:
         raise DataError(f"keep: {plan.keep}, but {plan.video.path} has {count} frames at {rate:g} a second")
     keep = plan.keep or count
@@ -188,6 +187,14 @@ def _check_files(maker: Maker, plan: Plan) -> int | None:
         raise DataError(f"keep: {what}; say fewer (keep), or make a longer clip (seconds)")
     _check_known(maker, "keep", keep)
     return keep
+
+
+def _count_frames(name: str, kind: str, file: File, rate: float | None = None) -> int:
+    """How many frames a file has; one that can't be read is named by its option, as what it should be."""
+    try:
+        return video.count_frames(file.path, rate)
+    except video.VideoError as error:
+        raise DataError(f"{name}: {error}".replace("not a video", f"not {kind}")) from error
 
 
 def _check_known(maker: Maker, name: str, frames: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -67,6 +67,8 @@ class Request:
         check_between("batch", self.batch, 1, 1024)
         if self.seeds and (self.num != 1 or self.seed != 0):
             raise DataError(f"seeds: {len(self.seeds)} are given, which says how many clips; leave num and seed out")
+        for seed in self.seeds:
+            check_between(f"seeds {','.join(map(str, self.seeds))}", seed, 0, 2**63 - 1)
         if self.seconds is not None and not 0 < self.seconds <= 86_400:
             raise DataError(f"seconds: {self.seconds}, expected more than 0, at most 86400")
         if self.history is not None and self.seconds is None:
@@ -104,7 +106,12 @@ class Request:
 
 @dataclass(frozen=True)
 class File:
-    """A file that was given: where it is, and what was in it."""
+    """A file that was given.
+
+    Args:
+        path: where it is, as it was said.
+        sha256: of what was in it.
+    """
 
     path: str
     sha256: str
@@ -127,6 +134,18 @@ class File:
         now = _digest(name, Path(self.path))
         if now != self.sha256:
             raise DataError(f"{name}: {self.path} has changed since: its SHA-256 was {self.sha256[:12]}, is {now[:12]}")
+
+    def near(self, clip: Path) -> Self:
+        """The file where it is now, for somebody who has ``clip``, which was made from it, and stands elsewhere.
+
+        It is where its path leads from here, from the folder of the clip or from one above, or beside the clip; only
+        a file with the same content is taken. As it was where there is none.
+        """
+        said, folders = Path(self.path), clip.resolve().parents
+        for place in dict.fromkeys((said, *(folder / said for folder in folders), folders[0] / said.name)):
+            if _holds(place, self.sha256):
+                return replace(self, path=str(place))
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,3 +252,11 @@ def _digest(name: str, path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{name}: {path} can't be read ({error.strerror or error})") from error
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    """Whether a file is there, and has this content."""
+    try:
+        return path.is_file() and _digest("", path) == sha256
+    except (OSError, DataError):
+        return False
