@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evolution_worlds import WORLDS, as_bytes
+from evolution_worlds import WORLDS
 from kinetext import Pipeline, Request, assemble, video
 from kinetext.config import Recipe
 from kinetext.datasets.digits import objects_of
@@ -99,7 +99,7 @@ def interpolation(maker: Pipeline, data: Dataset, args: argparse.Namespace) -> N
                 right[name] = right.get(name, 0) + judge.right(frames, wanted)
                 both = real[:, :total].clone()
                 both[:, between] = frames
-                whole.setdefault(name, []).append(as_bytes(both))
+                whole.setdefault(name, []).append(video.to_bytes(both))
             shown.append(Sample(text, labels={"objects": wanted}))
     single = all(len(sample.labels["objects"]) == 1 for sample in shown)
     tracks = _tracks(assemble.with_data(maker.run.recipe, args.changes), whole, shown) if single else {}

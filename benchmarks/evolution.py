@@ -9,6 +9,7 @@ it gets that many minutes on the wall. The stages of a method share its budget. 
 there is not done again, what was stopped goes on, and Ctrl-C stops and saves everything.
 
     python benchmarks/evolution.py --world digits --judge-only --at flow=runs/mine     judges a run from elsewhere
+    python benchmarks/evolution.py --world digits --real-only                          judges only the real clips again
     python benchmarks/evolution.py --world digits --page-only                          the page again, from the numbers
 """
 
@@ -35,14 +36,14 @@ from evolution_jobs import Job, alone, work
 from evolution_judging import Clips, Jury
 from evolution_page import prompt_notes, write_page, write_strip
 from evolution_plan import Plan
-from evolution_sampling import is_made, made_clips, made_costs, slope
-from evolution_worlds import ROOT, WORLDS, Sets, draw
+from evolution_sampling import ClipPlan, is_made, made_clips, made_costs, slope
+from evolution_worlds import ROOT, WORLDS, draw
 from kinetext import assemble, runtime
 from kinetext.checkpoint import Run, write_text
-from kinetext.config import Component
+from kinetext.config import Component, Recipe
 from kinetext.options import check_args
 from kinetext.tasks.text_to_video import TextToVideo
-from kinetext.types import KinetextError
+from kinetext.types import KinetextError, RunError, Sample
 
 HERE = Path(__file__).parent
 
@@ -50,7 +51,7 @@ HERE = Path(__file__).parent
 def sampling(name: str, run: Path | str, asked: argparse.Namespace, needs: tuple[str, ...]) -> Job:
     """Makes the clips of a run that are judged."""
     folder = asked.runs / "clips" / name
-    sizes = [f"--{key}={getattr(asked, key)}" for key in ("world", "clips", "prompts", "times", "batch")]
+    sizes = [f"--{key}={getattr(asked, key)}" for key in ("world", "data", "clips", "prompts", "times", "batch")]
     command = [sys.executable, str(HERE / "evolution_sampling.py"), str(run), str(folder), *sizes]
     return Job(f"{name} clips", command, folder.with_suffix(".log"), needs)
 
@@ -107,19 +108,13 @@ def origin() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def entry(task: TextToVideo, jury: Jury, sets: Sets, folder: Path) -> dict[str, Any]:
-    """What the clips of one task are worth.
-
-    Raises:
-        KinetextError: the clips in ``folder`` are others than are judged.
-    """
+def entry(task: TextToVideo, jury: Jury, folder: Path) -> dict[str, Any]:
+    """What the clips of one task are worth."""
     made, (seconds, memory) = made_clips(folder), made_costs(folder)
-    if len(made) != len(sets.prompts()):
-        raise KinetextError(f"{folder}: has {len(made)} clips, expected {len(sets.prompts())}; make them again")
     times = json.loads((folder / "costs.json").read_text())
     able = task.generator.abilities
     return {
-        **jury.judged(Clips.of(made, sets)),
+        **jury.judged(Clips.of(made, jury.sets)),
         "sampling": {
             "steps": task.steps if "steps" in able else None,
             "guidance": task.guidance if "guidance" in able else None, "seconds_per_clip": seconds, "memory_mb": memory,
@@ -129,7 +124,8 @@ def entry(task: TextToVideo, jury: Jury, sets: Sets, folder: Path) -> dict[str, 
 
 
 def known_results(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """The results so far, which must have been measured alike; an option of the clips that is newer had its default.
+    """The results so far, which must have been measured alike, with what is ``measured`` among their sizes; an option of
+    the clips that is newer had its default, and of what else is newer nothing is known.
 
     Raises:
         KinetextError: they were not.
@@ -138,20 +134,23 @@ def known_results(path: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
     before = dict(results.get("sizes", {})) if results["methods"] else {}
     if "data" in before:
         before["data"] = {**defaults(before["data"]["name"]), **before["data"]}
+    under = [row["training"]["clock"] for row in results["methods"].values() if "at" not in row and "training" in row]
+    if under:
+        before.setdefault("clock", " and ".join(sorted(set(under))))
     for name, value in measured.items():
-        if before and before.get(name) != value:
+        if before.get(name, value) != value:
             raise KinetextError(
-                f"{path}: measured with {name} {before.get(name)}, and this is {value}; choose another --results"
+                f"{path}: measured with {name} {before[name]}, and this is {value}; choose another --results"
             )
-    return results
+    return {**results, "sizes": {**before, **measured}}
 
 
 def defaults(data: str) -> dict[str, Any]:
     """What the options of the component ``data`` are where a recipe says nothing, as they stand in results."""
-    return clips_of(Component(data, check_args("data", assemble.find("data", data), {}, assemble.WIRED["data"])))
+    return data_of(Component(data, check_args("data", assemble.find("data", data), {}, assemble.WIRED["data"])))
 
 
-def clips_of(data: Component) -> dict[str, Any]:
+def data_of(data: Component) -> dict[str, Any]:
     """Which clips a recipe is trained on; how much their texts say may differ from method to method."""
     args = {name: value for name, value in data.args.items() if name != "captions"}
     if "root" in args:
@@ -169,40 +168,94 @@ def check_budget(plan: Plan, name: str, budget: float) -> None:
         raise KinetextError(f"{name}: trained with a budget of {found:g} minutes, expected --budget {budget:g}")
 
 
+def clock_of(plan: Plan, names: Sequence[str]) -> str:
+    """The clock by which the budget of these methods was measured.
+
+    Raises:
+        KinetextError: they have several.
+    """
+    clocks = {name: plan.clock(name) for name in names}
+    if len(set(clocks.values())) > 1:
+        said = ", ".join(f"{name} {clock}" for name, clock in clocks.items())
+        raise KinetextError(f"train.clock: differs ({said}); they can't be compared")
+    return clocks[names[0]]
+
+
+def ready(runs: Mapping[str, Path], asked: argparse.Namespace) -> dict[str, Path]:
+    """Those of the runs whose clips are all made, as they are asked for now."""
+    world, texts, found = WORLDS[asked.world], dict[str, list[Sample]](), dict[str, Path]()
+    for method, path in runs.items():
+        try:
+            run = assemble.open_run(str(path))
+            recipe = assemble.with_data(run.recipe, world.here(asked.data))
+            data = json.dumps(data_of(recipe.data))
+            if data not in texts:
+                texts[data] = draw(world, recipe, asked.clips, asked.prompts, asked.times, texts_only=True).prompts()
+            plan = ClipPlan.of(run, texts[data], asked.batch)
+        except RunError:
+            continue  # it is gone, or has no weights yet
+        if is_made(asked.runs / "clips" / f"{world.prefix}{method}", plan):
+            found[method] = path
+    return found
+
+
+def results_path(asked: argparse.Namespace) -> Path:
+    """Where the results of the world are."""
+    return Path(asked.results / f"evolution_{asked.world}.json")
+
+
+def note(results: Mapping[str, Any], asked: argparse.Namespace) -> None:
+    """Writes the results so far."""
+    path = results_path(asked)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+
+
+def judge_real(recipe: Recipe, asked: argparse.Namespace, clock: Mapping[str, str]) -> tuple[dict[str, Any], Jury]:
+    """Judges the real clips of the world of ``recipe``; the results with them, and who judges.
+
+    Args:
+        clock: that of the methods to be judged, if any is under the budget.
+    """
+    world = WORLDS[asked.world]
+    names = ("budget", "clips", "prompts", "times", "batch", "pool", "reader")
+    measured = {name: getattr(asked, name) for name in names}
+    measured |= {"data": data_of(recipe.data), "device": runtime.device().type, **clock}
+    results = known_results(results_path(asked), json.loads(json.dumps(measured)))
+    sets = draw(world, recipe, asked.clips, asked.prompts, asked.times)
+    jury = Jury(world, recipe, sets, asked.reader, asked.pool)
+    print("real clips: judging", flush=True)
+    results |= {"world": world.name, "real": {**jury.ceiling(), **origin()}, "prompts": prompt_notes(sets)}
+    write_strip(asked.docs, world, "real", sets, jury.real)
+    note(results, asked)
+    return results, jury
+
+
 def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> None:
     """Judges finished runs, method -> folder, and notes the results one by one."""
     world = WORLDS[asked.world]
-    path = asked.results / f"evolution_{world.name}.json"
     opened = {method: assemble.open_run(str(folder)) for method, folder in runs.items()}
     here = world.here(asked.data)
     recipes = {method: assemble.with_data(run.recipe, here) for method, run in opened.items()}
     (first, recipe), *others = recipes.items()
     for other, one in others:
-        if clips_of(one.data) != clips_of(recipe.data):
+        if data_of(one.data) != data_of(recipe.data):
             raise KinetextError(f"{other}: section data differs from that of {first}; they can't be compared")
-    measured = {name: getattr(asked, name) for name in ("budget", "clips", "prompts", "times", "pool", "reader")}
-    measured["data"] = clips_of(recipe.data)
-    for method in opened:
-        if method not in asked.at:
-            check_budget(plan, world.recipe(method).stem, asked.budget)
-    results = known_results(path, json.loads(json.dumps(measured)))
-    sets = draw(world, recipe, asked.clips, asked.prompts, asked.times)
-    jury = Jury(world, recipe, opened[first].meta, sets, asked.reader, asked.pool)
-    print("real clips: judging", flush=True)
-    results |= {"world": world.name, "sizes": measured, "real": {**jury.ceiling(), **origin()}}
-    results["prompts"] = prompt_notes(sets)
-    write_strip(asked.docs, world, "real", sets, jury.real)
+    under = [world.recipe(method).stem for method in opened if method not in asked.at]
+    for name in under:
+        check_budget(plan, name, asked.budget)
+    results, jury = judge_real(recipe, asked, {"clock": clock_of(plan, under)} if under else {})
     for method, run in opened.items():
         print(f"{method}: judging", flush=True)
         folder, name = asked.runs / "clips" / f"{world.prefix}{method}", world.recipe(method).stem
         task = assemble.restore(run)
         assert isinstance(task, TextToVideo)
         trained = facts(run, task, None if method in asked.at else plan, name)
-        found = entry(task, jury, sets, folder)
-        results["methods"][method] = {"training": trained, **found, "weights": run.weights_hash(), **origin()}
-        write_strip(asked.docs, world, method, sets, Clips.of(made_clips(folder), sets))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+        found = entry(task, jury, folder)
+        where = {"at": str(asked.at[method])} if method in asked.at else {}
+        results["methods"][method] = {**where, "training": trained, **found, "weights": run.weights_hash(), **origin()}
+        write_strip(asked.docs, world, method, jury.sets, Clips.of(made_clips(folder), jury.sets))
+        note(results, asked)
 
 
 def train(plan: Plan, methods: Sequence[str], asked: argparse.Namespace) -> list[str]:
@@ -244,6 +297,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--at", action="append", default=[], metavar="METHOD=RUN", help="judge this run in its place")
     parser.add_argument("--judge-only", action="store_true", help="train nothing")
+    parser.add_argument("--real-only", action="store_true", help="judge the real clips again, and no method")
     parser.add_argument("--page-only", action="store_true", help="only write the page from the results")
     parser.add_argument("--clips", type=int, default=500, help="to judge, of either kind")
     parser.add_argument("--prompts", type=int, default=20, help="that are repeated, to see how clips differ")
@@ -273,17 +327,18 @@ def main(words: Sequence[str] | None = None) -> int:
     world, failed = WORLDS[asked.world], list[str]()
     signal.signal(signal.SIGTERM, _stop)
     try:
-        if not asked.page_only:
+        if asked.real_only:
+            recipe = Recipe.load(world.recipe("flow"), [*world.here(asked.data), *asked.set])
+            judge_real(assemble.resolve(recipe), asked, {})
+        elif not asked.page_only:
             wanted = [name for name in world.methods if not asked.methods or name in asked.methods]
             methods = [name for name in wanted if world.recipe(name).is_file() or name in asked.at]
             plan = Plan(asked, world)
             failed = train(plan, methods, asked)
             runs = {name: asked.at.get(name, plan.run(world.recipe(name).stem)) for name in methods}
-            clips = asked.runs / "clips" / world.prefix
-            ready = {k: v for k, v in runs.items() if is_made(Path(f"{clips}{k}"), v)}
-            if ready:
-                judge(ready, asked, plan)
-        path = asked.results / f"evolution_{world.name}.json"
+            if made := ready(runs, asked):
+                judge(made, asked, plan)
+        path = results_path(asked)
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"methods": {}}
         write_page(asked.docs, world, results)
     except KeyboardInterrupt:

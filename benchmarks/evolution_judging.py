@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
+import kinetext
 from evolution_second import SECOND, Rights, SecondJudge, add
-from evolution_worlds import KINDS, Kind, Said, Sets, World, as_video, clip_pieces
+from evolution_worlds import KINDS, Kind, Said, Sets, World, as_video, clip_pieces, held_out
 from kinetext import assemble, runtime
 from kinetext.checkpoint import Meta
 from kinetext.config import Recipe
@@ -127,10 +128,11 @@ class Jury:
         pool: training clips that made ones are compared with, at most.
     """
 
-    def __init__(self, world: World, recipe: Recipe, meta: Meta, sets: Sets, reader: str, pool: int) -> None:
+    def __init__(self, world: World, recipe: Recipe, sets: Sets, reader: str, pool: int) -> None:
         self.world, self.recipe, self.sets, self.pool = world, recipe, sets, pool
         self.real = Clips(sets.seen.video, sets.unseen.video, sets.repeats.video)
-        self.reader = Reader(world, reader, meta)
+        data = held_out(world, recipe)
+        self.reader = Reader(world, reader, Meta(kinetext.__version__, (), data.targets, data.video_shape))
         self.prompts = [*sets.seen.samples, *sets.unseen.samples]
 
     @cached_property
@@ -172,13 +174,13 @@ class Jury:
         return found
 
     def ceiling(self) -> dict[str, Any]:
-        """The same numbers of real clips. Their Frechet distance is that of other real clips of the same world: no method
-        can be expected to be nearer.
+        """The same numbers of real clips. Their Frechet distance is that of other real clips of the very same labels, as
+        those of a perfect method would be: none can be expected to be nearer.
         """
         found = self.judged(self.real, self.real_read)
-        fresh = self.reader.read(self.sets.fresh.samples, self.sets.fresh.video)
+        again = self.reader.read(self.sets.again.samples, self.sets.again.video)
         found["frechet"] = {
-            "distance": frechet_distance(fresh.features, self.real_read.features), "clips": len(fresh.features),
+            "distance": frechet_distance(again.features, self.real_read.features), "clips": len(again.features),
         }  # fmt: skip
         return found
 

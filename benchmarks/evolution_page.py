@@ -19,9 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from evolution_judging import Clips, relative
 from evolution_worlds import KINDS, Kind, Sets, World, as_video
-from kinetext.checkpoint import write_text
+from kinetext.checkpoint import whole, write_text
 from kinetext.evaluate import save_grid
 from kinetext.types import Sample
+from wrapping import wrapped
 
 EACH = 4  # prompts of either kind on a strip
 SIDE = 64  # pixels of a frame
@@ -64,7 +65,9 @@ def write_strip(docs: Path, world: World, name: str, sets: Sets, clips: Clips) -
     save_grid(as_video(rows), path)
     picture = Image.open(path)
     few = 32 if picture.mode == "L" else 256
-    picture.quantize(few, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    with whole(path) as temporary:
+        small = picture.quantize(few, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        small.save(temporary, "PNG", optimize=True)
 
 
 def write_page(docs: Path, world: World, results: Result) -> None:
@@ -115,7 +118,8 @@ def _rows(world: World, results: Result) -> list[tuple[str, Result | None]]:
     """Title and numbers of every row: real clips first, then the methods in order, whether they have been run or not."""
     methods = results["methods"]
     real = [("real clips", results["real"])] if "real" in results else []
-    return [*real, *((_title(name), methods.get(name)) for name in world.methods)]
+    own = {name: " (a run of one's own)" for name, found in methods.items() if "at" in found}
+    return [*real, *((_title(name) + own.get(name, ""), methods.get(name)) for name in world.methods)]
 
 
 def _title(name: str) -> str:
@@ -198,7 +202,7 @@ def cost_table(world: World, results: Result) -> str:
             rows.append([title, NOT_RUN])
             continue
         made, cost = found["training"], found["sampling"]
-        memory = "" if made["memory_mb"] is None else f"{made['memory_mb']:,.0f}"
+        memory = "not measured" if made["memory_mb"] is None else f"{made['memory_mb']:,.0f}"
         further = "no other length" if cost["seconds_per_frame"] is None else f"{cost['seconds_per_frame']:.4f}"
         rows.append([
             title, f"{made['parameters'] / 1e6:.2f}", f"{made['codec_parameters'] / 1e6:.2f}", f"{made['minutes']:.1f} ({made['clock']})",
@@ -221,17 +225,23 @@ def origins(world: World, results: Result) -> str:
         )
         trained = made.get("hardware", "")
         where = f"; trained on {trained}" if trained not in ("", found["hardware"]) else ""
+        budget = f"; not under the budget: {_own_minutes(made)}, last stage alone" if "at" in found else ""
         lines.append(
-            f"- {title}: {found['date']}, commit {found['commit']}{stages}{before}; {found['hardware']}{where}"
+            f"- {title}: {found['date']}, commit {found['commit']}{stages}{before}; {found['hardware']}{where}{budget}"
         )
     if not lines:
         return ""
-    sizes = results["sizes"]
+    sizes, training = results["sizes"], results["real"]["memorisation"]["training_clips"]
     how = (
         f"Measured on {sizes['clips']:,} prompts of either kind; diversity on {sizes['prompts']} prompts, {sizes['times']} times each; "
-        f"budget {sizes['budget']:g} minutes:"
+        f"the nearest training clip among {training:,}; budget {sizes['budget']:g} minutes:"
     )
     return how + "\n\n" + "\n".join(lines)
+
+
+def _own_minutes(made: Result) -> str:
+    """How long a run from elsewhere was trained; a shipped model has no log that says it."""
+    return f"its own {made['minutes']:.1f} minutes" if made["minutes"] else "minutes not known"
 
 
 def _percent(share: float) -> str:
@@ -272,7 +282,8 @@ def write_plot(path: Path, world: World, results: Result) -> None:
         axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     length.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80, metadata={"Software": None})
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
     pyplot.close(figure)
 
 
@@ -280,7 +291,7 @@ def write_sheet(docs: Path, world: World, names: Sequence[str], prompts: Sequenc
     """The contact sheet, a GIF: a row a method, a column a prompt."""
     strips = [Image.open(strip_path(docs, world, name)) for name in names]
     cell, font = SIDE + 2 * EDGE, ImageFont.load_default(11)
-    said = [wrapped(prompt["short"], 12) for prompt in prompts]
+    said = ["\n".join(wrapped(prompt["short"], lambda line: len(line) <= 12)[:4]) for prompt in prompts]
     top = 6 + LINE * (1 + max(text.count("\n") + 1 for text in said))
     width, height = LEFT + len(prompts) * (cell + GAP), top + len(names) * (cell + GAP)
     frames = []
@@ -299,16 +310,10 @@ def write_sheet(docs: Path, world: World, names: Sequence[str], prompts: Sequenc
                 page.paste(strip.crop(box), (LEFT + column * (cell + GAP), y))
         # by what is rare too: a small shape must keep its colour beside a method that makes noise
         frames.append(page.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, optimize=True)
-
-
-def wrapped(text: str, width: int, most: int = 4) -> str:
-    """At most ``most`` lines of about ``width`` characters."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if len(longer) <= width or not lines[-1] else [*lines, word]
-    return "\n".join(lines[:most])
+    with whole(path) as temporary:
+        frames[0].save(
+            temporary, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, optimize=True
+        )
 
 
 def prompt_notes(sets: Sets) -> list[dict[str, str]]:

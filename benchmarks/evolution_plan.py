@@ -68,6 +68,11 @@ class Plan:
         trains = [assemble.open_path(self.run(stage)).recipe.train for stage in self.stages[name]]
         return sum(train.minutes / (2 if train.clock == "processor" else 1) for train in trains)
 
+    def clock(self, name: str) -> str:
+        """The clock by which that budget was measured, "wall" or "processor"; both, where its stages differ."""
+        clocks = {assemble.open_path(self.run(stage)).recipe.train.clock for stage in self.stages[name]}
+        return " and ".join(sorted(clocks))
+
     def run(self, name: str) -> Path:
         """Where it is trained."""
         return self.asked.runs / name

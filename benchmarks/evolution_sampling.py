@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evolution_worlds import WORLDS, as_bytes, draw
+from evolution_worlds import ROOT, WORLDS, draw
 from kinetext import assemble, runtime
 from kinetext.checkpoint import Run, write_text
 from kinetext.config import Recipe
 from kinetext.tasks.text_to_video import TextToVideo
-from kinetext.types import Batch, RecipeError, RunError, Sample
+from kinetext.types import Batch, KinetextError, RecipeError, Sample
+from kinetext.video import to_bytes
 
 SEED = 20_000  # of the noise of judged clips
 LENGTHS = (8, 16, 32, 64)  # frames, to measure what one more costs
@@ -35,35 +36,81 @@ ENOUGH = 5.0  # seconds: what takes longer is timed once
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What clips are made; those of another plan are thrown away."""
+class ClipPlan:
+    """What clips are made; those of another plan are thrown away.
+
+    Args:
+        weights, texts, recipe: hashes of the run's weights, of the prompts, and of what the recipe says of sampling.
+        clips: how many.
+        batch: made at once.
+        seed: of the noise.
+    """
 
     weights: str
     texts: str
+    recipe: str
     steps: int
     guidance: float
+    clips: int
     batch: int
     seed: int = SEED
 
+    @classmethod
+    def of(cls, run: Run, prompts: Sequence[Sample], batch: int) -> ClipPlan:
+        """That of a run's clips of ``prompts``.
 
-def is_made(folder: Path, run: Path | str) -> bool:
-    """Whether ``folder`` has all clips of this very run, and what they cost."""
-    if not ((folder / "costs.json").is_file() and (folder / "plan.json").is_file()):
-        return False
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    try:
-        return bool(plan["weights"] == assemble.open_run(str(run)).weights_hash())
-    except RunError:
-        return False  # it is gone, or has no weights yet
+        Raises:
+            KinetextError: the run makes no clips, or has no weights yet.
+        """
+        task = run.recipe.task
+        if task.name != "text_to_video":
+            raise KinetextError(f"{run.path}: makes no clips (its task is {task.name}), expected text_to_video")
+        texts = _hash("\n".join(one.text or "" for one in prompts))
+        steps, guidance = task.args["steps"], task.args["guidance"]
+        return cls(run.weights_hash(), texts, _hash(sampling_of(run.recipe)), steps, guidance, len(prompts), batch)
+
+    def files(self, folder: Path) -> list[Path]:
+        """The pieces in ``folder``, in order."""
+        return [folder / f"{first:06}.npz" for first in range(0, self.clips, self.batch)]
+
+    def is_of(self, folder: Path) -> bool:
+        """Whether the clips in ``folder`` are made by it; what their own plan says nothing of is taken to be the same."""
+        path = folder / "plan.json"
+        if not path.is_file():
+            return False
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        return all(noted.get(name, value) == value for name, value in asdict(self).items())
 
 
-def begin(folder: Path, plan: Plan) -> None:
+def sampling_of(recipe: Recipe) -> str:
+    """What a resolved recipe says of how clips are made."""
+    parts = {
+        "task": recipe.task.flat(),
+        "generator": recipe.generator and recipe.generator.flat(),
+        "codec": recipe.codec and recipe.codec.flat(),
+        "encoders": {modality: encoder.flat() for modality, encoder in recipe.encoders.items()},
+        "text": asdict(recipe.text),
+        "precision": recipe.train.precision,
+    }
+    return json.dumps(parts, sort_keys=True)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_made(folder: Path, plan: ClipPlan) -> bool:
+    """Whether ``folder`` has all clips of the plan, and what they cost."""
+    files = [folder / "costs.json", *plan.files(folder)]
+    return plan.is_of(folder) and all(path.is_file() for path in files)
+
+
+def begin(folder: Path, plan: ClipPlan) -> None:
     """Makes the folder ready; what belongs to another plan goes."""
-    path, said = folder / "plan.json", json.dumps(asdict(plan)) + "\n"
-    if not path.is_file() or path.read_text(encoding="utf-8") != said:
+    if not plan.is_of(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_text(path, said)
+        write_text(folder / "plan.json", json.dumps(asdict(plan)) + "\n")
 
 
 def clock(on: torch.device) -> float:
@@ -88,7 +135,7 @@ def make(
     with runtime.autocast(recipe.train.precision, on):
         made = task.predict(batch.to(on), rng=rngs).video
     assert made is not None
-    clips = as_bytes(made.cpu())  # the copy waits for the accelerator, so that the time is true
+    clips = to_bytes(made.cpu())  # the copy waits for the accelerator, so that the time is true
     return clips, (clock(on) - began) / len(batch)
 
 
@@ -155,27 +202,37 @@ def slope(times: Mapping[str, float | str]) -> float | None:
     return float(np.polyfit(lengths, seconds, 1)[0])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--world", choices=WORLDS, required=True)
-    parser.add_argument("--clips", type=int, default=500)
-    parser.add_argument("--prompts", type=int, default=20)
-    parser.add_argument("--times", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=16)
-    asked = parser.parse_args()
-    run, on = assemble.open_run(asked.run), runtime.device()
-    task = assemble.restore(run).to(on)
-    assert isinstance(task, TextToVideo), f"{asked.run} makes no clips"
-    world = WORLDS[asked.world]
+def work(asked: argparse.Namespace) -> None:
+    """Makes the clips that are asked for, and measures what they cost."""
+    world, opened, on = WORLDS[asked.world], assemble.open_run(asked.run), runtime.device()
+    run = Run(opened.path, assemble.with_data(opened.recipe, world.here(asked.data)), opened.meta)
     prompts = draw(world, run.recipe, asked.clips, asked.prompts, asked.times, texts_only=True).prompts()
-    texts = hashlib.sha256("\n".join(one.text or "" for one in prompts).encode()).hexdigest()
-    begin(asked.folder, Plan(run.weights_hash(), texts, task.steps, task.guidance, asked.batch))
+    begin(asked.folder, ClipPlan.of(run, prompts, asked.batch))
+    task = assemble.restore(run).to(on)
+    assert isinstance(task, TextToVideo)
     sample(run, task, prompts, asked.folder, asked.batch, on)
     if not (asked.folder / "costs.json").is_file():
         write_text(asked.folder / "costs.json", json.dumps(costs(run, prompts[0], on)) + "\n")
 
 
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--world", choices=WORLDS, required=True)
+    parser.add_argument("--data", type=Path, default=ROOT / ".." / "shared" / "data", help="with mnist in it")
+    parser.add_argument("--clips", type=int, default=500)
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--times", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
+    asked = parser.parse_args(words)
+    try:
+        work(asked)
+    except KinetextError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

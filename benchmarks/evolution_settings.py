@@ -22,13 +22,13 @@ from torch import Tensor
 from evolution_judging import Reader, by_kind
 from evolution_sampling import SEED, make
 from evolution_second import SECOND
-from evolution_worlds import ROOT, WORLDS, World, draw
+from evolution_worlds import ROOT, WORLDS, World, draw, other_prompts
 from kinetext import assemble, runtime
 from kinetext.checkpoint import Run
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.types import KinetextError, RecipeError, Sample
 
-OTHER_SEED = 31_000  # of the noise of clips by which settings are chosen
+OTHER_SEED = 31_000  # of the world and of the noise of clips by which settings are chosen
 SAMPLING = (
     "task.steps", "task.guidance", "generator.guidance_from", "generator.guidance_to", "generator.late_from",
     "generator.temperature",
@@ -71,11 +71,18 @@ def line(row: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def prompts_of(world: World, run: Run, clips: int, *, benchmark: bool) -> list[Sample]:
+    """``clips`` prompts of either kind: the benchmark's first, or those of a world that no benchmark has."""
+    if not benchmark:
+        return other_prompts(world, run.recipe, clips, OTHER_SEED)
+    sets = draw(world, run.recipe, clips, 0, 0, texts_only=True)
+    return [*sets.seen.samples, *sets.unseen.samples]
+
+
 def look(world: World, run: Run, asked: argparse.Namespace) -> None:
     """Prints what every setting gives."""
     on, runs = runtime.device(), [with_setting(run, setting) for setting in asked.settings or [""]]
-    sets = draw(world, run.recipe, asked.clips, 2, 1, texts_only=True)
-    prompts = [*sets.seen.samples, *sets.unseen.samples] if asked.benchmark else sets.fresh.samples
+    prompts = prompts_of(world, run, asked.clips, benchmark=asked.benchmark)
     reader = Reader(world, asked.reader or world.reader, run.meta)
     second = SECOND[world.name](world, run.recipe) if asked.second else None
     for setting, one in zip(asked.settings or [""], runs, strict=True):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,12 @@ from torch import Tensor
 from kinetext import assemble
 from kinetext.config import Recipe
 from kinetext.interfaces import Dataset
-from kinetext.types import Sample
+from kinetext.types import KinetextError, Sample
+from kinetext.video import to_bytes
+
+if TYPE_CHECKING:
+    from kinetext.datasets.digits import Digits
+    from kinetext.datasets.shapes import Shapes
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
@@ -25,7 +30,9 @@ Kind = Literal["seen", "unseen"]
 KINDS: tuple[Kind, ...] = ("seen", "unseen")
 ENDLESS = 2**31  # clips of the split that prompts are drawn from
 PIECE = 50  # clips made at once
-MOST_DRAWS = 40_000  # in search of real clips with the same labels
+STILLS = 500  # samples made at once without their clips
+MOST_DRAWS = 40_000  # in search of prompts to repeat
+MOST_MORE = 400_000  # in search of another real clip of every prompt
 Said = Mapping[str, frozenset[str]]  # column -> the classes that are said to hold
 
 
@@ -139,22 +146,23 @@ class Sets:
     Args:
         seen, unseen: prompts of either kind, and the real clip of each.
         repeats: a few prompts, each several times in a row; real clips of the same labels.
-        fresh: as many other real clips as ``seen`` and ``unseen`` have together, in their order.
+        again: another real clip of the same labels for each of ``seen`` and ``unseen``, in their order; empty where only
+            the texts were asked for.
     """
 
     seen: Shown
     unseen: Shown
     repeats: Shown
-    fresh: Shown
+    again: Shown
 
     def prompts(self) -> list[Sample]:
         """Of the clips that every method makes; the place of one is its noise's name."""
         return [*self.seen.samples, *self.unseen.samples, *self.repeats.samples]
 
 
-def held_out(world: World, recipe: Recipe) -> Dataset:
+def held_out(world: World, recipe: Recipe, **options: object) -> Digits | Shapes:
     """Clips of all compositions, made from what is held out of training (handwriting, say)."""
-    args = {**recipe.data.args, **world.data, "composition": "all", "clips": ENDLESS}
+    args = {**recipe.data.args, **world.data, "composition": "all", "clips": ENDLESS, **options}
     return assemble.find("data", recipe.data.name)(**args, split="val")
 
 
@@ -167,10 +175,14 @@ def draw(world: World, recipe: Recipe, clips: int, prompts: int, times: int, *, 
         prompts: how many are repeated, half of either kind.
         times: how often.
         texts_only: no clips.
+
+    Raises:
+        KinetextError: there is no other real clip of a prompt's labels.
     """
     data = held_out(world, recipe)
-    stills = ((place, data.still(place)) for place in count())
-    first, fresh = (_take(world, stills, clips) for _ in range(2))
+    places = stills(data)
+    first = _take(world, places, clips)
+    again = [] if texts_only else _again(places, [sample for kind in KINDS for _, sample in first[kind]])
     repeats = _repeated(world, data, prompts, times)
     # the labels of the real clip stay its own; the text is that of the group's first
     repeats = [(place, replace(one, text=repeats[i - i % times][1].text)) for i, (place, one) in enumerate(repeats)]
@@ -182,28 +194,60 @@ def draw(world: World, recipe: Recipe, clips: int, prompts: int, times: int, *, 
             [sample for _, sample in taken], torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8)
         )
 
-    both = [*fresh["seen"], *fresh["unseen"]]
-    return Sets(shown(first["seen"]), shown(first["unseen"]), shown(repeats), shown(both))
+    return Sets(shown(first["seen"]), shown(first["unseen"]), shown(repeats), shown(again))
 
 
-def _take(world: World, stills: Iterator[tuple[int, Sample]], clips: int) -> dict[Kind, list[tuple[int, Sample]]]:
+def other_prompts(world: World, recipe: Recipe, clips: int, seed: int) -> list[Sample]:
+    """``clips`` prompts of either kind, of the world of another seed than that which ``draw`` takes them from."""
+    taken = _take(world, stills(held_out(world, recipe, seed=seed)), clips)
+    return [sample for kind in KINDS for _, sample in taken[kind]]
+
+
+def stills(data: Digits | Shapes) -> Iterator[tuple[int, Sample]]:
+    """Every place of a made world, with its sample but no clip."""
+    for first in count(0, STILLS):
+        places = range(first, first + STILLS)
+        yield from zip(places, data.__getitems__(places, drawn=False), strict=True)
+
+
+def _take(world: World, places: Iterator[tuple[int, Sample]], clips: int) -> dict[Kind, list[tuple[int, Sample]]]:
     """The next ``clips`` samples of either kind, with their places."""
     taken: dict[Kind, list[tuple[int, Sample]]] = {kind: [] for kind in KINDS}
     while any(len(some) < clips for some in taken.values()):
-        place, sample = next(stills)
+        place, sample = next(places)
         kind = world.kind(sample)
         if kind is not None and len(taken[kind]) < clips:
             taken[kind].append((place, sample))
     return taken
 
 
-def _repeated(world: World, data: Dataset, prompts: int, times: int) -> list[tuple[int, Sample]]:
+def _again(places: Iterator[tuple[int, Sample]], samples: Sequence[Sample]) -> list[tuple[int, Sample]]:
+    """For each of ``samples`` the next place of the same labels that none before it has taken."""
+    waiting: dict[object, list[int]] = {}
+    for row, sample in enumerate(samples):
+        waiting.setdefault(_labels(sample), []).append(row)
+    found: dict[int, tuple[int, Sample]] = {}
+    for place, sample in islice(places, MOST_MORE):
+        if rows := waiting.get(_labels(sample)):
+            found[rows.pop(0)] = (place, sample)
+        if len(found) == len(samples):
+            return [found[row] for row in range(len(samples))]
+    lost = next(sample for row, sample in enumerate(samples) if row not in found)
+    raise KinetextError(
+        f"real clips: no other one of the labels {dict(lost.labels)} in {MOST_MORE:,} more; choose fewer --clips"
+    )
+
+
+def _labels(sample: Sample) -> object:
+    return tuple(sorted(sample.labels.items()))
+
+
+def _repeated(world: World, data: Digits | Shapes, prompts: int, times: int) -> list[tuple[int, Sample]]:
     """``times`` samples with the same labels, one after the other, for ``prompts`` label sets."""
     found: dict[object, list[tuple[int, Sample]]] = {}
     room = dict.fromkeys(KINDS, prompts // 2)
-    for place in range(MOST_DRAWS):
-        sample = data.still(place)
-        kind, labels = world.kind(sample), tuple(sorted(sample.labels.items()))
+    for place, sample in islice(stills(data), MOST_DRAWS):
+        kind, labels = world.kind(sample), _labels(sample)
         if labels not in found and kind is not None and room[kind]:
             room[kind] -= 1
             found[labels] = []
@@ -218,12 +262,7 @@ def clip_pieces(data: Dataset, places: Sequence[int]) -> Iterator[tuple[list[Sam
     """Samples and their clips, uint8, a piece at a time."""
     for first in range(0, len(places), PIECE):
         samples = data.__getitems__(places[first : first + PIECE])
-        yield samples, as_bytes(torch.stack([one.video for one in samples if one.video is not None]))
-
-
-def as_bytes(video: Tensor) -> Tensor:
-    """[-1, 1] -> uint8."""
-    return ((video.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        yield samples, to_bytes(torch.stack([one.video for one in samples if one.video is not None]))
 
 
 def as_video(clips: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from kinetext import Pipeline
+from kinetext.checkpoint import whole
+from kinetext.video import to_bytes
+from wrapping import wrapped
 
 PROMPTS = {
     "digits": (
@@ -48,32 +51,23 @@ def main() -> None:
     width = COLUMNS * (side + MARGIN) + MARGIN
     height = -(-len(clips) // COLUMNS) * (side + MARGIN + CAPTION) + MARGIN
     frames = []
-    for pixels in ((videos.permute(2, 0, 3, 4, 1) + 1) * 127.5).round().to(torch.uint8).numpy():
+    for pixels in to_bytes(videos.permute(2, 0, 3, 4, 1)).numpy():
         page = Image.new("RGB", (width, height), "white")
         draw = ImageDraw.Draw(page)
         for place, image in enumerate(pixels):
             x = MARGIN + (place % COLUMNS) * (side + MARGIN)
             y = MARGIN + (place // COLUMNS) * (side + MARGIN + CAPTION)
             page.paste(Image.fromarray(np.kron(image, np.ones((SCALE, SCALE, 1), np.uint8))), (x, y))
-            draw.multiline_text(
-                (x, y + side + 3), wrapped(clips[place].prompt, font, side), font=font, fill="#3c3c3c", spacing=2
-            )
+            lines = wrapped(clips[place].prompt, lambda line: font.getlength(line) <= side)
+            draw.multiline_text((x, y + side + 3), "\n".join(lines), font=font, fill="#3c3c3c", spacing=2)
         # by what there is most of, so that a background stays even
         frames.append(page.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     duration = round(1000 / clips[0].fps)  # the worlds have the same
-    frames[0].save(arguments.out, save_all=True, append_images=frames[1:], duration=duration, loop=0, optimize=True)
-
-
-def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """``text`` in lines of at most ``width`` pixels."""
-    pieces = text.split(" ") if " " in text else list(text)
-    space = " " if " " in text else ""
-    lines = [pieces[0]]
-    for piece in pieces[1:]:
-        longer = lines[-1] + space + piece
-        lines = [*lines[:-1], longer] if font.getlength(longer) <= width else [*lines, piece]
-    return "\n".join(lines)
+    with whole(arguments.out) as temporary:
+        frames[0].save(
+            temporary, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0, optimize=True
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,11 +26,11 @@ import evolution  # noqa: E402
 import evolution_judging  # noqa: E402
 import evolution_page  # noqa: E402
 import evolution_second  # noqa: E402
+import evolution_worlds  # noqa: E402
 from centroid_judge import Reading  # noqa: E402
 from evolution_jobs import Job, alone, work  # noqa: E402
 from evolution_plan import Plan  # noqa: E402
-from evolution_sampling import Plan as ClipPlan  # noqa: E402
-from evolution_sampling import begin, is_made, slope  # noqa: E402
+from evolution_sampling import slope  # noqa: E402
 from evolution_worlds import WORLDS, columns_apart, digits_kind, digits_parts, draw, shapes_kind  # noqa: E402
 
 DIGITS = assemble.resolve(Recipe.load(ROOT / "recipes" / "evolution_flow.toml"))
@@ -71,10 +72,10 @@ def test_prompts_and_real_clips(name: str) -> None:
     recipe = (
         DIGITS if name == "digits" else assemble.resolve(Recipe.load(ROOT / "recipes" / "evolution_shapes_flow.toml"))
     )
-    # real shapes of the same labels are rare, and looked for in vain here
+    # eight real shapes of the same labels are rare, and looked for long
     world, sizes = WORLDS[name], (6, 2 if name == "digits" else 0, 2)
     sets = draw(world, recipe, *sizes)
-    assert [len(one) for one in (sets.seen, sets.unseen, sets.repeats, sets.fresh)] == [6, 6, 2 * sizes[1], 12]
+    assert [len(one) for one in (sets.seen, sets.unseen, sets.repeats, sets.again)] == [6, 6, 2 * sizes[1], 12]
     assert {world.kind(one) for one in sets.seen.samples} == {"seen"}
     assert {world.kind(one) for one in sets.unseen.samples} == {"unseen"}
     assert all(len(one.video) == len(one) and one.video.dtype == torch.uint8 for one in (sets.seen, sets.repeats))
@@ -84,9 +85,38 @@ def test_prompts_and_real_clips(name: str) -> None:
         assert not torch.equal(*sets.repeats.video[:2])
     again = draw(world, recipe, *sizes, texts_only=True)
     assert [one.text for one in again.prompts()] == [one.text for one in sets.prompts()]
-    assert again.seen.video.numel() == 0
+    assert again.seen.video.numel() == 0 and len(again.again) == 0
     shown = evolution_page.strip_prompts(sets)
     assert len(set(shown)) == len(shown) and {kind for kind, _ in shown} == {"seen", "unseen"}
+
+
+@pytest.mark.parametrize("name", ["digits", "shapes"])
+def test_every_prompt_has_another_real_clip_of_its_labels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The floor of the Frechet distance: other labels would put it above what a perfect method has."""
+    recipe = assemble.resolve(Recipe.load(WORLDS[name].recipe("flow")))
+    clips = 25 if name == "digits" else 5  # 20 labels of digits, so that some stand there twice
+    sets = draw(WORLDS[name], recipe, clips, 0, 0)
+    real = [*sets.seen.samples, *sets.unseen.samples]
+    assert [one.labels for one in sets.again.samples] == [one.labels for one in real]
+    assert len({one.key for one in [*real, *sets.again.samples]}) == 4 * clips
+    assert sets.again.video.shape == (2 * clips, *sets.seen.video.shape[1:])
+    assert torch.equal(draw(WORLDS[name], recipe, clips, 0, 0).again.video, sets.again.video)
+    monkeypatch.setattr(evolution_worlds, "MOST_MORE", 3)
+    with pytest.raises(KinetextError, match=r"no other one of the labels \{.* in 3 more; choose fewer --clips"):
+        draw(WORLDS[name], recipe, clips, 0, 0)
+
+
+def test_the_floor_is_that_of_the_other_real_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = draw(WORLDS["digits"], DIGITS, 6, 0, 0)
+    video = torch.cat([sets.seen.video, sets.unseen.video])
+    floors = []
+    for again in (sets.again, replace(sets.again, video=video)):
+        judged = replace(sets, again=again)
+        jury = evolution_judging.Jury(WORLDS["digits"], DIGITS, judged, "digits-reader", 1)
+        monkeypatch.setattr(jury, "judged", lambda clips, read: {})
+        floors.append(jury.ceiling()["frechet"])
+    assert floors[0]["distance"] > 0.1 and floors[0]["clips"] == 12
+    assert floors[1]["distance"] == pytest.approx(0, abs=1e-3)
 
 
 def test_wilson_interval() -> None:
@@ -123,16 +153,6 @@ def test_diversity_is_relative_to_real_clips() -> None:
     assert evolution_judging.relative({"pixels": 1.0, "features": 4.0, "prompts": 20.0, "start": 1.0}, real) == {
         "pixels": 0.5, "features": 1.0,
     }  # fmt: skip
-
-
-def test_clips_of_another_plan_are_thrown_away(tmp_path: Path) -> None:
-    plan = ClipPlan("abc", "def", 20, 3.0, 16)
-    begin(tmp_path / "clips", plan)
-    (tmp_path / "clips" / "000000.npz").touch()
-    begin(tmp_path / "clips", plan)
-    assert (tmp_path / "clips" / "000000.npz").is_file()
-    begin(tmp_path / "clips", ClipPlan("other", "def", 20, 3.0, 16))
-    assert [path.name for path in (tmp_path / "clips").iterdir()] == ["plan.json"]
 
 
 def test_a_recipe_is_planned_after_those_it_starts_from(tmp_path: Path) -> None:
@@ -197,10 +217,10 @@ def test_starts_are_compared_prompt_by_prompt() -> None:
 
 def test_results_measured_otherwise_are_not_mixed(tmp_path: Path) -> None:
     def clips(args: dict[str, object]) -> dict[str, object]:
-        return evolution.defaults("digits") | evolution.clips_of(Component("digits", args))
+        return evolution.defaults("digits") | evolution.data_of(Component("digits", args))
 
     path = tmp_path / "results.json"
-    assert evolution.known_results(path, {"budget": 40}) == {"methods": {}}
+    assert evolution.known_results(path, {"budget": 40}) == {"methods": {}, "sizes": {"budget": 40}}
     noted = {"name": "digits", "root": "mnist", "digits": [1]}  # before there were other options
     path.write_text(json.dumps({"methods": {"gan": {}}, "sizes": {"budget": 40, "data": noted}}))
     same, other = ({"root": root, "digits": (1,), "roaming": 0.0} for root in ("../data/mnist", ""))
@@ -217,15 +237,46 @@ def test_results_measured_otherwise_are_not_mixed(tmp_path: Path) -> None:
             evolution.known_results(path, sizes)
 
 
-def test_clips_of_other_weights_are_not_judged(runs: SimpleNamespace, tmp_path: Path) -> None:
-    """They are what is left where new ones could not be made."""
-    (tmp_path / "costs.json").write_text("{}")
-    (tmp_path / "plan.json").write_text(json.dumps({"weights": "other"}))
-    assert not is_made(tmp_path, runs.maker)
-    weights = assemble.open_run(str(runs.maker)).weights_hash()
-    (tmp_path / "plan.json").write_text(json.dumps({"weights": weights}))
-    assert is_made(tmp_path, runs.maker)
-    assert not is_made(tmp_path, tmp_path / "gone")
+@pytest.mark.parametrize("sizes", [{"budget": 4}, {"budget": 4, "clock": "wall"}])
+def test_results_of_another_clock_are_not_mixed(sizes: dict[str, object], tmp_path: Path) -> None:
+    """In older results only the rows say by which clock they were trained; of what is newer nothing is known."""
+    path, rows = tmp_path / "results.json", {"gan": {"training": {"clock": "wall"}}}
+    own = {"flow": {"at": "runs/mine", "training": {"clock": "processor"}}}  # not under the budget
+    path.write_text(json.dumps({"methods": rows | own, "sizes": sizes}))
+    with pytest.raises(KinetextError, match=r"measured with clock wall, and this is processor; choose another"):
+        evolution.known_results(path, {"budget": 4, "clock": "processor"})
+    same = {"budget": 4, "clock": "wall", "batch": 16, "device": "cpu"}
+    assert evolution.known_results(path, same)["sizes"] == same
+    assert evolution.known_results(path, {"budget": 4})["sizes"]["clock"] == "wall", "still, beside a run of one's own"
+    path.write_text(json.dumps({"methods": rows, "sizes": same}))
+    for name, value in (("batch", 8), ("device", "cuda")):
+        with pytest.raises(KinetextError, match=f"measured with {name} "):
+            evolution.known_results(path, {**same, name: value})
+
+
+def test_methods_of_several_clocks_are_not_compared(tmp_path: Path) -> None:
+    """Half as many minutes of two cores are the same budget, and not the same work as those on the wall."""
+    plan = Plan(evolution.arguments(["--world", "shapes", "--runs", str(tmp_path)]), WORLDS["shapes"])
+    names = []
+    for method, clock, minutes in (("recurrent_vae", "wall", 4), ("seq2seq", "processor", 8)):
+        names.append(plan.add(WORLDS["shapes"].recipe(method), 4))
+        recipe = plan.recipe(names[-1]).changed([f"train.clock={clock}", f"train.minutes={minutes}"])
+        Run.create(plan.run(names[-1]), assemble.resolve(recipe), Meta("0.1.0", (), (), (3, 16, 64, 64)))
+        evolution.check_budget(plan, names[-1], 4)
+        assert evolution.clock_of(plan, names[-1:]) == clock
+    with pytest.raises(KinetextError, match=r"recurrent_vae wall, .*seq2seq processor.; they can't be compared"):
+        evolution.clock_of(plan, names)
+
+
+@pytest.mark.parametrize("world", ["digits", "shapes"])
+def test_the_results_that_are_there_can_be_added_to(world: str) -> None:
+    path = ROOT / "benchmarks" / "results" / f"evolution_{world}.json"
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    clock = next(row["training"]["clock"] for row in noted["methods"].values() if "at" not in row)
+    measured = {"budget": noted["sizes"]["budget"], "batch": 16, "device": "cpu", "clock": clock}
+    assert evolution.known_results(path, measured)["methods"] == noted["methods"]
+    with pytest.raises(KinetextError, match=f"measured with clock {clock}, and this is another"):
+        evolution.known_results(path, measured | {"clock": "another"})
 
 
 def test_jobs_run_after_what_they_need_and_not_after_what_failed(tmp_path: Path) -> None:
@@ -245,29 +296,6 @@ def test_jobs_run_after_what_they_need_and_not_after_what_failed(tmp_path: Path)
     assert failed == ["lost", "never"]
     assert (tmp_path / "late").read_text() == "here" and not (tmp_path / "never").exists()
     assert json.loads((tmp_path / "early.json").read_text())["peak_kb"] > 1000
-
-
-def test_page_shows_what_has_been_run_and_what_has_not() -> None:
-    results: dict[str, dict[str, object]] = {"methods": {}}
-    text = evolution_page.right_table(WORLDS["digits"], results)
-    assert text.count("not run yet") == 6 and "`recurrent_vae` | not run yet |" in text
-    page = "a\n<!-- digits: made by benchmarks/evolution.py -->\nold\n<!-- digits: end -->\nb\n"
-    new = evolution_page.between(page, "digits", "new \\1")
-    assert new == "a\n<!-- digits: made by benchmarks/evolution.py -->\n\nnew \\1\n\n<!-- digits: end -->\nb\n"
-    with pytest.raises(ValueError, match="no <!-- shapes"):
-        evolution_page.between(page, "shapes", "")
-    assert evolution_page.wrapped("a large red circle bounces", 12, 2) == "a large red\ncircle"
-    assert evolution_page.table(["a", "b"], [["1"]]) == "| a | b |\n| --- | --- |\n| 1 |  |"
-
-
-def test_where_a_row_was_trained_is_said_if_it_was_not_where_it_was_judged() -> None:
-    row = {"date": "today", "commit": "abc", "hardware": "two cores"}
-    rows = {"flow": {**row, "training": {"hardware": "a card"}}, "gan": {**row, "training": {"hardware": "two cores"}}}
-    said = evolution_page.origins(
-        WORLDS["digits"], {"methods": rows, "sizes": {"clips": 1, "prompts": 1, "times": 1, "budget": 1.0}}
-    )
-    assert "- `flow`: today, commit abc; two cores; trained on a card" in said
-    assert said.count("trained on") == 1
 
 
 def test_a_run_goes_through_all_of_it(runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,10 +335,18 @@ def test_a_run_goes_through_all_of_it(runs: SimpleNamespace, tmp_path: Path, mon
         "64",
     }
     page = (tmp_path / "docs" / "evolution.md").read_text(encoding="utf-8")
-    assert "| `flow` | **0.0** |" in page and "| `gan` | not run yet |" in page
+    assert found["at"] == str(runs.maker) and results["sizes"]["batch"] == 8 and "clock" not in results["sizes"]
+    assert "| `flow` (a run of one's own) | **0.0** |" in page and "| `gan` | not run yet |" in page
     with Image.open(tmp_path / "docs" / "images" / "evolution_digits_samples.gif") as sheet:
         assert sheet.n_frames == 16  # type: ignore[attr-defined]
     assert (tmp_path / "docs" / "images" / "evolution_digits.png").is_file()
+    path = tmp_path / "results" / "evolution_digits.json"
+    path.write_text(json.dumps({**results, "real": {**real, "frechet": "of another time"}}))
+    data = ["data.clips=24", "data.digits=[1, 2]", "data.composition=all"]
+    assert evolution.main([*words, "--real-only", *(f"--set={change}" for change in data)]) == 0
+    anew = json.loads(path.read_text(encoding="utf-8"))
+    assert anew["methods"] == results["methods"] and anew["sizes"] == results["sizes"]
+    assert anew["real"]["frechet"] == real["frechet"]
     with pytest.raises(KinetextError, match=r"measured with .* choose another --results"):
         asked = evolution.arguments([*words, "--pool", "21"])
         evolution.judge({"flow": runs.maker}, asked, Plan(asked, WORLDS["digits"]))

@@ -15,6 +15,8 @@ import evolution_sampling
 import evolution_settings
 from evolution_worlds import WORLDS, draw
 from kinetext import assemble
+from kinetext.checkpoint import Meta, Run
+from kinetext.config import Recipe
 from kinetext.tasks.text_to_video import TextToVideo
 
 
@@ -31,6 +33,20 @@ def test_a_line_a_setting(runs: SimpleNamespace, tmp_path: Path, capsys: pytest.
 def test_only_sampling_can_be_set(runs: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     assert evolution_settings.main([str(runs.maker), "train.lr=1", "--world=digits"]) == 2
     assert "setting 'train.lr=1': expected a change to one of task.steps, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["digits", "shapes"])
+def test_prompts_of_settings_are_none_of_the_benchmarks(name: str) -> None:
+    world = WORLDS[name]
+    run = Run(Path("run"), assemble.resolve(Recipe.load(world.recipe("flow"))), Meta("0.1.0", (), (), None))
+    benchmark = draw(world, run.recipe, 500, 20, 2, texts_only=True)
+    keys = {one.key for one in benchmark.prompts()}
+    for clips in (100, 250, 500):
+        prompts = evolution_settings.prompts_of(world, run, clips, benchmark=False)
+        assert [world.kind(one) for one in prompts] == ["seen"] * clips + ["unseen"] * clips
+        assert not keys & {one.key for one in prompts}
+    first = evolution_settings.prompts_of(world, run, 100, benchmark=True)
+    assert first == [*benchmark.seen.samples[:100], *benchmark.unseen.samples[:100]]
 
 
 def test_clips_of_the_benchmark_are_the_benchmarks(runs: SimpleNamespace) -> None:
