@@ -185,6 +185,31 @@ def test_ctrl_c_of_a_terminal_reaches_the_workers_too_and_still_saves(tmp_path: 
     assert "Traceback" not in error.decode()
 
 
+CHILD = """
+import subprocess, sys
+from kinetext.runtime import Stop
+
+with Stop().listening() as stop:
+    child = subprocess.Popen(["sleep", "3"])  # such as the compiler of train.compile
+    print("ready", flush=True)
+    print(child.wait(), stop.asked, flush=True)
+"""
+
+
+def test_ctrl_c_spares_a_compiler_and_says_at_once_that_it_was_heard() -> None:
+    """It reaches the whole group; a compiler that it ended would fail the step and leave half a library in its cache."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    told, began = process.stderr.readline() + process.stderr.readline(), time.monotonic()
+    assert told.startswith(b"\nstopping after this step")
+    out, _ = process.communicate(timeout=60)
+    assert out == b"0 True\n" and time.monotonic() - began > 1  # it was told while the child still worked
+
+
 @pytest.mark.parametrize("kind", [CODEC, GAN], ids=["one player", "a game"])
 def test_two_processes_stop_after_the_same_step_and_one_reports(kind: str, tmp_path: Path) -> None:
     made = recipe(kind, "train.steps=1000000", "train.minutes=0.05", "train.log_every=1", "train.accumulate=1")

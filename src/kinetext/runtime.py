@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "bf16", "fp32"]
+END = bytes(1)  # no signal has this number
 
 
 def device(name: str | None = None) -> torch.device:
@@ -138,7 +139,8 @@ class Stop:
         except ValueError:  # not the main thread: signals go to whoever is
             before = {}
         try:
-            yield self
+            with _sparing_children() if before else nullcontext():
+                yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -147,6 +149,42 @@ class Stop:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
+
+
+@contextmanager
+def _sparing_children() -> Iterator[None]:
+    """Processes that are started inside do not hear Ctrl-C, which a terminal sends to all of them: a compiler that it
+    ended would fail the step, and leave half a library in its cache.
+
+    They inherit that this thread does not hear it. Another one does, and says so at once: this one may wait for them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    heard, hears = os.pipe()
+    os.set_blocking(hears, False)
+    listener = threading.Thread(target=_answer, args=(heard,), daemon=True)
+    listener.start()  # it hears, having been started before the mask is set
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    woken = signal.set_wakeup_fd(hears, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(woken)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.write(hears, END)  # closing it is not enough: workers that were forked have it, too
+        listener.join()
+        os.close(hears)
+        os.close(heard)
+
+
+def _answer(heard: int) -> None:
+    """Tells the first Ctrl-C of those whose numbers come out of a pipe, until the end does."""
+    told = False
+    while (number := os.read(heard, 1)) != END:
+        if number[0] == signal.SIGINT and not told:
+            os.write(2, b"\nstopping after this step, and saving; Ctrl-C again stops at once\n")
+            told = True
 
 
 @contextmanager
