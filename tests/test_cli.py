@@ -179,6 +179,7 @@ def test_interpolate(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
     done = cli("interpolate", clip, "--steps", 1)
     more = tmp_path / "clip-x2.mp4"
     assert (done.code, done.out) == (0, f"{more}\n")
+    assert "learned from 8 frames a second, and this makes 16; frames in between may stray" in done.err
     said = video.read_provenance(more) or {}
     assert (said["prompt"], said["model"], said["factor"]) == (
         PROMPT,
@@ -189,12 +190,12 @@ def test_interpolate(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
     assert "identical" in cli("reproduce", more).out
 
     plain = tmp_path / "plain.mp4"
-    video.write(plain, video.read_all(clip)[0], fps=8)
+    video.write(plain, video.read_all(clip)[0], fps=4)
     for options, prompt in (((), ""), (("--prompt", "digit 7"), "digit 7")):
         out = tmp_path / "out.mp4"
         assert cli("interpolate", plain, "--factor", 3, "-o", out, "--model", runs.maker, *options).code == 0
         assert (video.read_provenance(out) or {})["prompt"] == prompt
-    refused(cli("interpolate", clip, "-o", clip), "is what the clip is made from")
+    refused(cli("interpolate", plain, "-o", plain, "--model", runs.maker), "is what the clip is made from")
     refused(cli("interpolate", clip, "--factor", 16), "factor: 16, expected 2 to 15")
     refused(cli("interpolate", clip, "--model", runs.reader), "expected text_to_video")
     refused(cli("interpolate", tmp_path / "no.mp4"), "no.mp4")

@@ -270,6 +270,7 @@ def test_one_stream_and_as_many_paths_as_clips(maker: Pipeline, tmp_path: Path) 
         maker.generate(PROMPT, negative="cat 5", guidance=2)
 
 
+@pytest.mark.filterwarnings("ignore:.*learned from 8 frames a second")
 @pytest.mark.parametrize("factor", [2, 3, 5, 15])
 def test_interpolation_keeps_given_frames(maker: Pipeline, files: SimpleNamespace, tmp_path: Path, factor: int) -> None:
     stream = maker.interpolate(files.clip, factor=factor, prompt=PROMPT)
@@ -289,6 +290,7 @@ def test_interpolation_keeps_given_frames(maker: Pipeline, files: SimpleNamespac
     assert (found.difference, found.notes) == (0, ())
 
 
+@pytest.mark.filterwarnings("ignore:.*learned from 8 frames a second")
 def test_interpolation_refuses(maker: Pipeline, files: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     for factor in (1, 16):
         with pytest.raises(DataError, match=f"factor: {factor}, expected 2 to 15"):
@@ -306,6 +308,7 @@ def test_interpolation_refuses(maker: Pipeline, files: SimpleNamespace, monkeypa
         maker.interpolate(files.clip, factor=2, steps=2)
 
 
+@pytest.mark.filterwarnings("ignore:.*learned from 8 frames a second")
 def test_what_a_clip_is_made_from_is_not_written_over(maker: Pipeline, files: SimpleNamespace, tmp_path: Path) -> None:
     own = tmp_path / "own.mp4"
     own.write_bytes((files.clip).read_bytes())

@@ -53,15 +53,18 @@ def test_what_is_refused_is_not_warned_of(
     recipe = (run / "recipe.toml").read_text()
     (run / "recipe.toml").write_text(recipe.replace('reward = ""', 'reward = "runs/gone"'))
     taught, given = Pipeline.load(run, "cpu"), tmp_path / "given.mp4"
-    video.write(given, torch.zeros(1, 3, 64, 64), fps=8)
+    video.write(given, torch.zeros(1, 3, 64, 64), fps=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error", SamplingWarning)
+        taught.interpolate(given, factor=2)  # its own rate
         with pytest.raises(DataError, match=message):
             taught.generate("the digit 3", **options)
         with pytest.raises(DataError, match=message):
             taught.interpolate(given, factor=2, **options)
     with pytest.warns(SamplingWarning, match="with 1 and 3 its clips"):
         taught.interpolate(given, factor=2, steps=1)
+    with pytest.warns(SamplingWarning, match="learned from 8 frames a second, and this makes 12; frames in between may"):
+        taught.interpolate(given, factor=3)
 
 
 @pytest.mark.parametrize(

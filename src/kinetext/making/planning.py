@@ -94,6 +94,7 @@ def plan_between(
     )
     _check_abilities(maker, plan)
     _warn_taught(maker, plan)
+    _warn_rate(maker, plan)
     return plan
 
 
@@ -118,6 +119,14 @@ def _warn_taught(maker: Maker, plan: Plan) -> None:
         asked = f"with {plan.steps} and {plan.guidance:g} its clips are likely worse"
         told = f"{own[0]} steps and guidance {own[1]:g}; {asked}"
         warnings.warn(f"{maker.name} was {how} for {told}", SamplingWarning, stacklevel=5)
+
+
+def _warn_rate(maker: Maker, plan: Plan) -> None:
+    """Says that frames closer to each other than any that a model learned from are beyond it."""
+    learned = maker.run.meta.fps
+    if 0 < learned < plan.fps:
+        told = f"{learned:g} frames a second, and this makes {plan.fps:g}; frames in between may stray from their path"
+        warnings.warn(f"{maker.name} learned from {told}", SamplingWarning, stacklevel=4)
 
 
 def _clips(prompts: Sequence[str], request: Request) -> Iterator[tuple[str, int, int]]:
