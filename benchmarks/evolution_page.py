@@ -265,15 +265,23 @@ def write_plot(path: Path, world: World, results: Result) -> None:
     )
     right.set(yticks=place, yticklabels=done, xlim=(0, 102), xlabel="clips that show what their text asks for, %")
     right.invert_yaxis()
-    right.legend(loc="lower right", fontsize=8)
+    right.legend(loc="upper right", fontsize=8, framealpha=1)
     for name, one in zip(done, found, strict=True):
         times = {int(k): v for k, v in one["sampling"]["seconds_by_frames"].items() if not isinstance(v, str)}
         length.plot(list(times), list(times.values()), marker="o", ms=4, label=name)
-        at = (one["sampling"]["seconds_per_clip"], 100 * one["reader"]["unseen"]["exact"])
-        both.scatter(*at, 30)
-        both.annotate(name, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    points = [(one["sampling"]["seconds_per_clip"], 100 * one["reader"]["unseen"]["exact"]) for one in found]
+    for (seconds, share), height, name in zip(points, spaced([share for _, share in points]), done, strict=True):
+        (colour,) = both.scatter(seconds, share, 30).get_facecolor()
+        both.text(1.15 * seconds, height, name, fontsize=8, va="center", color=colour)
     length.set(xscale="log", yscale="log", xlabel="frames of a clip", ylabel="seconds to make one")
-    both.set(xscale="log", ylim=(0, 102), xlabel="seconds a clip", ylabel="unseen, exact, %")
+    slowest, fastest = (f(seconds for seconds, _ in points) for f in (max, min))
+    both.set(
+        xscale="log",
+        xlim=(fastest / 1.5, 4 * slowest),
+        ylim=(0, 102),
+        xlabel="seconds a clip",
+        ylabel="unseen, exact, %",
+    )
     length.set_xticks([8, 16, 32, 64], ["8", "16", "32", "64"], minor=False)
     length.xaxis.set_minor_locator(ticker.NullLocator())
     for axis in (length.yaxis, both.xaxis):
@@ -285,6 +293,14 @@ def write_plot(path: Path, world: World, results: Result) -> None:
     with whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
     pyplot.close(figure)
+
+
+def spaced(heights: Sequence[float], least: float = 5.0) -> list[float]:
+    """Where labels stand that would like to stand at ``heights``: none less than ``least`` above another."""
+    placed = dict[int, float]()
+    for place in sorted(range(len(heights)), key=heights.__getitem__):
+        placed[place] = max(heights[place], max(placed.values(), default=-least) + least)
+    return [placed[place] for place in range(len(heights))]
 
 
 def write_sheet(docs: Path, world: World, names: Sequence[str], prompts: Sequence[Result], path: Path) -> None:

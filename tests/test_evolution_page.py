@@ -108,3 +108,7 @@ def test_pictures_appear_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sheet.read_bytes() == plot.read_bytes() == b"before"
     with Image.open(evolution_page.strip_path(tmp_path, world, "real")) as strip:
         assert strip.width == 16 * 66 and strip.load()
+
+
+def test_labels_do_not_stand_on_each_other() -> None:
+    assert evolution_page.spaced([60.0, 1.0, 3.0, 0.0, 20.0]) == [60.0, 5.0, 10.0, 0.0, 20.0]

@@ -63,7 +63,9 @@ def test_what_is_refused_is_not_warned_of(
             taught.interpolate(given, factor=2, **options)
     with pytest.warns(SamplingWarning, match="with 1 and 3 its clips"):
         taught.interpolate(given, factor=2, steps=1)
-    with pytest.warns(SamplingWarning, match="learned from 8 frames a second, and this makes 12; frames in between may"):
+    with pytest.warns(
+        SamplingWarning, match="learned from 8 frames a second, and this makes 12; frames in between may"
+    ):
         taught.interpolate(given, factor=3)
 
 
