@@ -231,8 +231,8 @@ def judge_real(recipe: Recipe, asked: argparse.Namespace, clock: Mapping[str, st
     return results, jury
 
 
-def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> None:
-    """Judges finished runs, method -> folder, and notes the results one by one."""
+def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> list[str]:
+    """Judges finished runs, method -> folder, and notes the results one by one; those that could not be judged."""
     world = WORLDS[asked.world]
     opened = {method: assemble.open_run(str(folder)) for method, folder in runs.items()}
     here = world.here(asked.data)
@@ -245,10 +245,16 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
     for name in under:
         check_budget(plan, name, asked.budget)
     results, jury = judge_real(recipe, asked, {"clock": clock_of(plan, under)} if under else {})
+    failed = list[str]()
     for method, run in opened.items():
         print(f"{method}: judging", flush=True)
+        try:
+            task = assemble.restore(run)
+        except KinetextError as error:  # such as weights of another version: the others are judged all the same
+            print(f"{method}: {error}", file=sys.stderr)
+            failed.append(method)
+            continue
         folder, name = asked.runs / "clips" / f"{world.prefix}{method}", world.recipe(method).stem
-        task = assemble.restore(run)
         assert isinstance(task, TextToVideo)
         trained = facts(run, task, None if method in asked.at else plan, name)
         found = entry(task, jury, folder)
@@ -256,6 +262,7 @@ def judge(runs: Mapping[str, Path], asked: argparse.Namespace, plan: Plan) -> No
         results["methods"][method] = {**where, "training": trained, **found, "weights": run.weights_hash(), **origin()}
         write_strip(asked.docs, world, method, jury.sets, Clips.of(made_clips(folder), jury.sets))
         note(results, asked)
+    return failed
 
 
 def train(plan: Plan, methods: Sequence[str], asked: argparse.Namespace) -> list[str]:
@@ -337,7 +344,7 @@ def main(words: Sequence[str] | None = None) -> int:
             failed = train(plan, methods, asked)
             runs = {name: asked.at.get(name, plan.run(world.recipe(name).stem)) for name in methods}
             if made := ready(runs, asked):
-                judge(made, asked, plan)
+                failed += judge(made, asked, plan)
         path = results_path(asked)
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"methods": {}}
         write_page(asked.docs, world, results)
@@ -348,7 +355,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     for name in failed:
-        print(f"{name}: failed, see its log in {asked.runs}", file=sys.stderr)
+        print(f"{name}: failed, see its log in {asked.runs} or above", file=sys.stderr)
     return int(bool(failed))
 
 

@@ -26,6 +26,7 @@ from evolution_worlds import ROOT, WORLDS, draw
 from kinetext import assemble, runtime
 from kinetext.checkpoint import Run, write_text
 from kinetext.config import Recipe
+from kinetext.making.settings import settings_of
 from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.types import Batch, KinetextError, RecipeError, Sample
 from kinetext.video import to_bytes
@@ -67,7 +68,15 @@ class ClipPlan:
             raise KinetextError(f"{run.path}: makes no clips (its task is {task.name}), expected text_to_video")
         texts = _hash("\n".join(one.text or "" for one in prompts))
         steps, guidance = task.args["steps"], task.args["guidance"]
-        return cls(run.weights_hash(), texts, _hash(sampling_of(run.recipe)), steps, guidance, len(prompts), batch)
+        return cls(
+            run.weights_hash(),
+            texts,
+            _hash(settings_of(run.recipe) + run.recipe.train.precision),
+            steps,
+            guidance,
+            len(prompts),
+            batch,
+        )
 
     def files(self, folder: Path) -> list[Path]:
         """The pieces in ``folder``, in order."""
@@ -80,19 +89,6 @@ class ClipPlan:
             return False
         noted = json.loads(path.read_text(encoding="utf-8"))
         return all(noted.get(name, value) == value for name, value in asdict(self).items())
-
-
-def sampling_of(recipe: Recipe) -> str:
-    """What a resolved recipe says of how clips are made."""
-    parts = {
-        "task": recipe.task.flat(),
-        "generator": recipe.generator and recipe.generator.flat(),
-        "codec": recipe.codec and recipe.codec.flat(),
-        "encoders": {modality: encoder.flat() for modality, encoder in recipe.encoders.items()},
-        "text": asdict(recipe.text),
-        "precision": recipe.train.precision,
-    }
-    return json.dumps(parts, sort_keys=True)
 
 
 def _hash(text: str) -> str:
@@ -110,7 +106,7 @@ def begin(folder: Path, plan: ClipPlan) -> None:
     if not plan.is_of(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_text(folder / "plan.json", json.dumps(asdict(plan)) + "\n")
+    write_text(folder / "plan.json", json.dumps(asdict(plan)) + "\n")  # whole, where an older one said less
 
 
 def clock(on: torch.device) -> float:

@@ -79,6 +79,8 @@ def test_clips_of_a_plan_that_said_less_are_kept(runs: SimpleNamespace, tmp_path
     older = {name: value for name, value in asdict(plan).items() if name not in ("recipe", "clips")}
     (folder / "plan.json").write_text(json.dumps(older))
     assert is_made(folder, plan) and not is_made(folder, plan_of(runs.maker, "task.steps=9"))
+    begin(folder, plan)  # from now on it says all, so that an edited recipe is seen
+    assert is_made(folder, plan) and json.loads((folder / "plan.json").read_text()) == asdict(plan)
 
 
 def test_one_run_without_all_its_clips_does_not_stop_the_others(runs: SimpleNamespace, tmp_path: Path) -> None:

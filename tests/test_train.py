@@ -210,6 +210,23 @@ def test_ctrl_c_spares_a_compiler_and_says_at_once_that_it_was_heard() -> None:
     assert out == b"0 True\n" and time.monotonic() - began > 1  # it was told while the child still worked
 
 
+def test_a_second_ctrl_c_ends_the_wait_for_a_compiler() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD.replace('"3"', '"40"')],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"ready\n"
+    began = time.monotonic()
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+    process.wait(timeout=30)
+    assert time.monotonic() - began < 20
+    os.killpg(process.pid, signal.SIGKILL)  # the child, which was spared
+    assert b"KeyboardInterrupt" in process.communicate()[1]
+
+
 @pytest.mark.parametrize("kind", [CODEC, GAN], ids=["one player", "a game"])
 def test_two_processes_stop_after_the_same_step_and_one_reports(kind: str, tmp_path: Path) -> None:
     made = recipe(kind, "train.steps=1000000", "train.minutes=0.05", "train.log_every=1", "train.accumulate=1")

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -156,35 +156,39 @@ def _sparing_children() -> Iterator[None]:
     """Processes that are started inside do not hear Ctrl-C, which a terminal sends to all of them: a compiler that it
     ended would fail the step, and leave half a library in its cache.
 
-    They inherit that this thread does not hear it. Another one does, and says so at once: this one may wait for them.
+    They inherit that this thread does not hear it. Another one does, says so at once, and wakes this one, which may
+    wait for them.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    heard, hears = os.pipe()
-    os.set_blocking(hears, False)
-    listener = threading.Thread(target=_answer, args=(heard,), daemon=True)
-    listener.start()  # it hears, having been started before the mask is set
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    woken = signal.set_wakeup_fd(hears, warn_on_full_buffer=False)
-    try:
+    with ExitStack() as undone:
+        heard, hears = os.pipe()
+        undone.callback(os.close, heard)
+        undone.callback(os.close, hears)
+        os.set_blocking(hears, False)
+        listener = threading.Thread(target=_answer, args=(heard, threading.get_ident()), daemon=True)
+        listener.start()  # it hears, having been started before the mask is set
+        undone.callback(listener.join)
+        undone.callback(os.write, hears, END)  # closing it is not enough: workers that were forked have it, too
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        undone.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+        undone.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(hears, warn_on_full_buffer=False))
         yield
-    finally:
-        signal.set_wakeup_fd(woken)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.write(hears, END)  # closing it is not enough: workers that were forked have it, too
-        listener.join()
-        os.close(hears)
-        os.close(heard)
 
 
-def _answer(heard: int) -> None:
-    """Tells the first Ctrl-C of those whose numbers come out of a pipe, until the end does."""
+def _answer(heard: int, waiting: int) -> None:
+    """Tells the first Ctrl-C of those whose numbers come out of a pipe, until the end does, and wakes the thread ``waiting``
+    at each: by a signal that it does hear, and that asks for no more than the first Ctrl-C did.
+    """
     told = False
     while (number := os.read(heard, 1)) != END:
-        if number[0] == signal.SIGINT and not told:
+        if number[0] != signal.SIGINT:
+            continue
+        if not told:
             os.write(2, b"\nstopping after this step, and saving; Ctrl-C again stops at once\n")
             told = True
+        signal.pthread_kill(waiting, signal.SIGTERM)
 
 
 @contextmanager

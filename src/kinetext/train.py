@@ -221,12 +221,13 @@ def _loop(
             trainer.check()
             if trainer.accelerator.is_main_process:
                 run.save(trainer.state())
-            trainer.accelerator.wait_for_everyone()  # who leaves first would have its launcher kill the one that saves
             saved_at = time.monotonic()
         if draw and trainer.accelerator.is_main_process and (done or _due(config.sample_every, trainer.step)):
             with trainer.weights():
                 draw(trainer.task.eval(), trainer.step)
             trainer.task.train()
+        if done or asked:
+            trainer.accelerator.wait_for_everyone()  # who leaves first would have its launcher kill the one that saves
         if asked and not done:
             raise Interrupted(
                 f"stopped and saved at step {trainer.step}; go on with: kinetext train --resume {run.path}"

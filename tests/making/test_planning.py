@@ -72,10 +72,10 @@ def test_what_is_refused_is_not_warned_of(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("image",), r"^image: .*text\.png: not a picture that can be read"),
-        (("mask", "video"), r"^mask: .*text\.png: not a picture that can be read"),
-        (("video",), r"^video: .*text\.png: not a video that can be read"),
-        (("change",), r"^change: .*text\.png: not a video that can be read"),
+        (("image",), r"^image: expected a picture; .*text\.png: not a video that can be read"),
+        (("mask", "video"), r"^mask: expected a picture; .*text\.png: not a video that can be read"),
+        (("video",), r"^video: expected a video; .*text\.png: not a video that can be read"),
+        (("change",), r"^change: expected a video; .*text\.png: not a video that can be read"),
     ],
 )
 def test_a_file_that_is_none_is_named_by_its_option(

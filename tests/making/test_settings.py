@@ -86,7 +86,7 @@ def test_a_clip_of_other_settings_is_made_anew_and_reproduce_names_them(edit: Ed
     edit('sampler = "euler"', 'sampler = "heun"')
     found = reproduce(out, device="cpu")
     assert found.difference > 0
-    assert found.notes == (f"the settings of the model have changed since (recipe.toml of {run})",)
+    assert found.notes == (f"the settings of the model are others now (recipe.toml of {run}, or their defaults)",)
     Pipeline.load(run, "cpu").write(PROMPT, [out])
     assert out.read_bytes() != before
     found = reproduce(out, device="cpu")

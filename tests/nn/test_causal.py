@@ -150,7 +150,7 @@ def test_no_text_is_a_text_too(network: CausalTransformer) -> None:
     before = network(ids, nothing)
     assert (before - network(ids, cond)).abs().max() > 1e-3
     with torch.no_grad():
-        network.no_text.neg_()
+        network.no_text_key.neg_()
     assert (network(ids, nothing) - before).abs().max() > 1e-3
 
 

@@ -68,7 +68,7 @@ def reproduce(
     notes = [f"{name} was {said[name]}, is {value}" for name, value in now.items() if said.get(name, value) != value]
     settings = clip.provenance["settings"]
     if said.get("settings", settings) != settings:  # clips of earlier versions do not say
-        notes.insert(0, f"the settings of the model have changed since (recipe.toml of {pipeline.name})")
+        notes.insert(0, f"the settings of the model are others now (recipe.toml of {pipeline.name}, or their defaults)")
     return Reproduction(said, difference, tuple(notes))
 
 

@@ -203,7 +203,7 @@ def _count_frames(name: str, kind: str, file: File, rate: float | None = None) -
     try:
         return video.count_frames(file.path, rate)
     except video.VideoError as error:
-        raise DataError(f"{name}: {error}".replace("not a video", f"not {kind}")) from error
+        raise DataError(f"{name}: expected {kind}; {error}") from error
 
 
 def _check_known(maker: Maker, name: str, frames: int) -> None:

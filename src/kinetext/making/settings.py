@@ -12,8 +12,8 @@ from kinetext.config import Recipe
 def settings_of(recipe: Recipe) -> str:
     """A short SHA-256 of the sections of a resolved recipe that sampling hangs on, and of how it reads given files.
 
-    How the model was trained and judged is not in it, nor what a plan says itself (steps, guidance, precision) apart
-    from the model's own.
+    The sections of training and judging are not in it. Options of these sections that only training looks at are, and so
+    is every default: a later version that has one option more gives another hash to the same model.
     """
     parts = {
         "task": recipe.task,

@@ -213,7 +213,7 @@ class CausalTransformer(nn.Module):
         self.embed = _table(vocab, dim)
         self.start = nn.Parameter(torch.randn(dim) * 0.5)
         self.frame, self.row, self.column = (_table(places, dim) for places in size)
-        self.no_text = nn.Parameter(torch.randn(cond_dim) * 0.02)
+        self.no_text_key = nn.Parameter(torch.randn(cond_dim) * 0.02)
         self.text = nn.Linear(cond_dim, dim)
         modulation = nn.Linear(dim, 6 * dim)
         nn.init.normal_(modulation.weight, std=0.02)
@@ -281,7 +281,7 @@ class CausalTransformer(nn.Module):
         if frames_T is None:
             frames_T = torch.arange(grid[0], device=on)
         # before the text stands a learned vector, so that "no text" is a text too
-        no_text = self.no_text.to(cond.x.dtype)
+        no_text = self.no_text_key.to(cond.x.dtype)
         context = torch.cat([no_text.expand(len(cond.x), 1, -1), cond.x.masked_fill(~cond.mask.unsqueeze(-1), 0.0)], 1)
         told = torch.nn.functional.pad(cond.mask, (1, 0), value=True)
         pooled = torch.where(cond.mask.any(1, keepdim=True), cond.pooled(), no_text)
