@@ -32,7 +32,7 @@ Registry = Mapping[str, type[Any]]
 # What a generator can be asked for besides a text: to keep whole frames, or any part of a clip; to change a clip; to
 # take more or fewer steps; to follow the text more or less closely (guidance other than 1); to keep away from another text;
 # to be guided by another text from some time on.
-Ability = Literal["known frames", "known cells", "start", "steps", "guidance", "negative", "late text"]
+Ability = Literal["known frames", "known cells", "pace", "start", "steps", "guidance", "negative", "late text"]
 
 
 class Encoder(nn.Module, ABC):
@@ -199,6 +199,7 @@ class Generator(nn.Module, ABC):
         """
         asked: dict[Ability, bool] = {
             "known frames": known is not None and bool((known.frames()[:, None, :, None, None] == known.cells()).all()),
+            "pace": known is not None and known.pace != 1,
             "start": start is not None,
             "guidance": guidance != 1,
             "negative": negative is not None,

@@ -260,12 +260,16 @@ class Known:
     Args:
         target: ``(B, C, T, H, W)`` in the codec's target space.
         mask: bool, True = this is given: whole frames ``(B, T)``, or cells of the target ``(B, 1, T, H, W)``.
+        pace: how far neighbouring frames stand apart in time, in (0, 1]: 1 as in the clips that were learned from, and a
+            half where there are twice as many a second.
     """
 
     target: Tensor
     mask: Tensor
+    pace: float = 1.0
 
     def __post_init__(self) -> None:
+        check_legal("known.pace", self.pace, 0 < self.pace <= 1, "in (0, 1]")
         _check("known.target", self.target, 5, self.target.dtype, None)
         whole = self.mask.ndim == 2
         _check("known.mask", self.mask, 2 if whole else 5, torch.bool, len(self.target))
@@ -276,6 +280,12 @@ class Known:
     def frames(self) -> Tensor:
         """``(B, T)`` bool: which frames are given as a whole."""
         return self.mask if self.mask.ndim == 2 else self.mask.flatten(3).all(3)[:, 0]
+
+    def places(self) -> Tensor | None:
+        """Where frames stand in time, ``(T,)``, the distance of learned ones being 1; None is 0 to T - 1."""
+        if self.pace == 1:
+            return None
+        return self.pace * torch.arange(self.target.shape[2], device=self.target.device)
 
     def cells(self) -> Tensor:
         """``(B, 1, T, H, W)`` bool: which cells of the target are given."""

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kinetext.generators.diffusion import Diffusion
 from kinetext.generators.flow import Flow
 from kinetext.nn.denoiser import patchify, unpatchify
+from kinetext.nn.embedding import rope_3d
 from kinetext.types import Features, Known, Start
 
 
@@ -108,6 +110,28 @@ def test_a_change_takes_the_steps_that_end_after_its_time(steps: int, shift: flo
         ends = [i / steps / (shift - (shift - 1) * i / steps) for i in range(1, steps + 1)]
         assert len(asked) == sum(end > 1 - strength + 1e-5 for end in ends)
         assert asked[0] == pytest.approx(1 - strength) and min(b - a for a, b in pairwise([*asked, 1.0])) > 1e-5
+
+
+@pytest.mark.parametrize("made", [Flow(), Diffusion()], ids=["flow", "diffusion"])
+def test_frames_at_a_pace_stand_closer_in_time(made: Flow | Diffusion) -> None:
+    places = list[list[float] | None]()
+    made.network.register_forward_pre_hook(lambda _, args: places.append(None if args[3] is None else args[3].tolist()))
+    clip, first = torch.zeros(1, 1, 4, 8, 8), torch.tensor([[True, False, False, False]])
+    clips = [
+        made.sample(tuple(clip.shape), text(1), rng=rng(), steps=2, guidance=2.0, known=Known(clip, first, pace))
+        for pace in (1.0, 0.5)
+    ]
+    assert places[0] is None and places[-1] == [0.0, 0.5, 1.0, 1.5]
+    assert (clips[0] - clips[1]).abs().max() > 1e-4
+    with pytest.raises(ValueError, match=r"known.pace: 0, expected in \(0, 1\]"):
+        Known(clip, first, 0)
+
+
+def test_places_need_not_be_whole() -> None:
+    whole, same = rope_3d(torch.arange(3), (2, 2), 12), rope_3d(torch.arange(3.0), (2, 2), 12)
+    assert all(torch.equal(a, b) for a, b in zip(whole, same, strict=True))
+    halves = rope_3d(torch.arange(5) / 2, (2, 2), 12)[0].view(5, 4, -1)
+    torch.testing.assert_close(halves[::2].flatten(0, 1), whole[0])
 
 
 def test_an_unknown_sampler_is_refused() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kinetext import video
+from kinetext.generators.flow import Flow
 from kinetext.making.planning import SamplingWarning
 from kinetext.pipeline import Pipeline
 from kinetext.types import DataError
@@ -47,7 +48,7 @@ def test_a_model_that_was_taught_few_steps_says_so(
 
 @pytest.mark.parametrize(("options", "message"), [({"steps": 0}, "steps: 0"), ({"guidance": -1.0}, "guidance: -1.0")])
 def test_what_is_refused_is_not_warned_of(
-    runs: SimpleNamespace, tmp_path: Path, options: dict[str, Any], message: str
+    runs: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
     run = shutil.copytree(runs.maker, tmp_path / "taught")
     recipe = (run / "recipe.toml").read_text()
@@ -63,10 +64,14 @@ def test_what_is_refused_is_not_warned_of(
             taught.interpolate(given, factor=2, **options)
     with pytest.warns(SamplingWarning, match="with 1 and 3 its clips"):
         taught.interpolate(given, factor=2, steps=1)
-    with pytest.warns(
-        SamplingWarning, match="learned from 8 frames a second, and this makes 12; frames in between may"
-    ):
-        taught.interpolate(given, factor=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SamplingWarning)
+        closer = taught.interpolate(given, factor=3)
+        assert closer._maker.pace(closer.plan) == pytest.approx(2 / 3)
+    monkeypatch.setattr(Flow, "abilities", Flow.abilities - {"pace"})
+    with pytest.warns(SamplingWarning, match="learned from 8 frames a second, and this makes 12; frames in between"):
+        closer = taught.interpolate(given, factor=3)
+    assert closer._maker.pace(closer.plan) == 1
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,6 @@ def tensors() -> int:
     return sum(x.nbytes for x in gc.get_objects() if type(x) is Tensor)
 
 
-@pytest.mark.filterwarnings("ignore:.*learned from 8 frames a second")
 def test_memory_does_not_grow_with_length(maker: Pipeline, tmp_path: Path) -> None:
     """Clips of 32 and of 136 frames: written, extended from a video, and interpolated. A frame is 16 KiB of floats."""
 

@@ -258,6 +258,7 @@ def _check_abilities(generator: Generator, target: Tensor, cond: Features) -> No
     asked: dict[Ability, dict[str, Any]] = {
         "known frames": {"known": Known(target, frames)},
         "known cells": {"known": Known(target, cells)},
+        "pace": {"known": Known(target, frames, 0.5)},
         "start": {"start": Start(target, 0.5)},
         "guidance": {"guidance": 2.0},
         "negative": {"negative": other, "guidance": 2.0},

@@ -65,7 +65,7 @@ class Diffusion(Generator):
 
     kind: Literal["continuous", "tokens"] = "continuous"
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"known frames", "known cells", "start", "steps", "guidance", "negative", "late text"}
+        {"known frames", "known cells", "pace", "start", "steps", "guidance", "negative", "late text"}
     )
 
     def __init__(
@@ -178,11 +178,13 @@ class Diffusion(Generator):
                 return z
             return torch.where(known.cells(), self._a[n] * known.target + self._s[n] * noise, z)
 
+        places_T = None if known is None else known.places()
+
         def clean(z: Tensor, n: int) -> Tensor:
             if known is None or not self.reconstruction:
-                return self._expected(z, n, guide)
+                return self._expected(z, n, guide, places_T)
             with torch.enable_grad():
-                x = self._expected(z.requires_grad_(), n, guide)
+                x = self._expected(z.requires_grad_(), n, guide, places_T)
                 missed = (x - known.target).masked_fill(~known.cells(), 0.0).square().sum()
             return x.detach() - self.reconstruction * self._a[n] / 2 * torch.autograd.grad(missed, z)[0]
 
@@ -276,9 +278,9 @@ class Diffusion(Generator):
                 z = self._step(z, self._meant(z, now, self._said(z, now, cond, frames)), now, after, 0.0, None)
         return self._meant(z, levels[-1], self._said(z, levels[-1], cond, frames))
 
-    def _expected(self, z: Tensor, n: int, guide: Guide) -> Tensor:
+    def _expected(self, z: Tensor, n: int, guide: Guide, places_T: Tensor | None = None) -> Tensor:
         def ask(cond: Features) -> Tensor:
-            return self._said(z.repeat(len(cond.x) // len(z), 1, 1, 1, 1), n, cond)
+            return self._said(z.repeat(len(cond.x) // len(z), 1, 1, 1, 1), n, cond, places_T)
 
         return self._meant(z, n, guide.said(ask, self._time(n)))
 

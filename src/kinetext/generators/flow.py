@@ -57,7 +57,7 @@ class Flow(Generator):
 
     kind: Literal["continuous", "tokens"] = "continuous"
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"known frames", "known cells", "start", "steps", "guidance", "negative", "late text"}
+        {"known frames", "known cells", "pace", "start", "steps", "guidance", "negative", "late text"}
     )
 
     def __init__(
@@ -159,9 +159,9 @@ class Flow(Generator):
         noise = normal(shape, rng, cond.x.device)
         begin = 1.0 - start.strength if start else 0.0
         z = noise if start is None else begin * start.target + (1 - begin) * noise
-        fixed_BT = torch.zeros(shape[0], shape[2], dtype=torch.bool, device=z.device)
+        fixed_BT, places_T = torch.zeros(shape[0], shape[2], dtype=torch.bool, device=z.device), None
         if known is not None:
-            fixed_BT = known.frames()
+            fixed_BT, places_T = known.frames(), known.places()
 
         def kept(z: Tensor, t: float) -> Tensor:
             if known is None:
@@ -171,7 +171,7 @@ class Flow(Generator):
 
         def velocity(z: Tensor, t: float) -> Tensor:
             t_BT = torch.full(fixed_BT.shape, t, device=z.device).masked_fill(fixed_BT, 1.0)
-            return self._guided(z, t, t_BT, guide).masked_fill(_per_frame(fixed_BT), 0.0)
+            return self._guided(z, t, t_BT, guide, places_T).masked_fill(_per_frame(fixed_BT), 0.0)
 
         z = kept(z, begin)
         for now, after in pairwise(self._grid(steps, begin)):
@@ -239,12 +239,12 @@ class Flow(Generator):
         # rounding may leave the last a bit aside, and the last step must end at the data
         return [begin, *(t for t in times[1:-1].tolist() if t > begin + ROUNDING), 1.0]
 
-    def _guided(self, z: Tensor, t: float, t_BT: Tensor, guide: Guide) -> Tensor:
+    def _guided(self, z: Tensor, t: float, t_BT: Tensor, guide: Guide, places_T: Tensor | None = None) -> Tensor:
         """The velocity at time t, at which all frames stand but those that are known."""
 
         def ask(cond: Features) -> Tensor:
             copies = len(cond.x) // len(z)
-            return self._velocity(z.repeat(copies, 1, 1, 1, 1), t_BT.repeat(copies, 1), cond)
+            return self._velocity(z.repeat(copies, 1, 1, 1, 1), t_BT.repeat(copies, 1), cond, places_T)
 
         return guide.said(ask, t)
 

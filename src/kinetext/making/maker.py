@@ -77,6 +77,11 @@ class Maker:
         """At how many frames a second given videos are read: the model's own, ``fps`` where it has none."""
         return self.run.meta.fps or fps
 
+    def pace(self, plan: Plan) -> float:
+        """How far frames in between stand apart, the distance of those that the model learned from being 1."""
+        learned, able = self.run.meta.fps, "pace" in self.task.generator.abilities
+        return min(1.0, learned / plan.fps) if plan.factor is not None and learned and able else 1.0
+
     def layout(self, plan: Plan) -> Layout:
         """How the windows of a clip lie."""
         return layout(plan, self.grid)
@@ -222,7 +227,8 @@ class Maker:
         whole = mask.flatten(3).all(3)[:, 0]
         if bool((whole[:, None, :, None, None] == mask).all()):
             mask = whole
-        return Known(target.expand(rows, -1, -1, -1, -1), mask.expand(rows, *mask.shape[1:])), start
+        mask = mask.expand(rows, *mask.shape[1:])
+        return Known(target.expand(rows, -1, -1, -1, -1), mask, self.pace(plan)), start
 
     def _frames(self, target: Tensor, piece: Piece, plan: Plan, first: int, stop: int) -> Tensor:
         """Frames ``first`` to ``stop - 1`` of a window, decoded; what is given stands in them as it was given."""

@@ -122,9 +122,9 @@ def _warn_taught(maker: Maker, plan: Plan) -> None:
 
 
 def _warn_rate(maker: Maker, plan: Plan) -> None:
-    """Says that frames closer to each other than any that a model learned from are beyond it."""
+    """Says that frames closer to each other than any that a model learned from are beyond a generator without pace."""
     learned = maker.run.meta.fps
-    if 0 < learned < plan.fps:
+    if 0 < learned < plan.fps and "pace" not in maker.task.generator.abilities:
         told = f"{learned:g} frames a second, and this makes {plan.fps:g}; frames in between may stray from their path"
         warnings.warn(f"{maker.name} learned from {told}", SamplingWarning, stacklevel=4)
 

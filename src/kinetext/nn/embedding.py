@@ -39,7 +39,7 @@ def rope_3d(frames_T: Tensor, grid: tuple[int, int], head_dim: int) -> tuple[Ten
     """
     pairs = head_dim // 2
     share = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
-    space = (torch.arange(n, device=frames_T.device) for n in grid)
+    space = (torch.arange(n, device=frames_T.device, dtype=frames_T.dtype) for n in grid)
     axes = torch.meshgrid(frames_T, *space, indexing="ij")
     angles = []
     for axis, count in zip(axes, share, strict=True):
