@@ -88,7 +88,7 @@ def test_a_sample_without_a_text_teaches_nothing_and_one_without_a_clip_the_lang
     loss.backward()
     network = captioner.generator.network
     assert isinstance(network, torch.nn.Module)
-    assert network.get_parameter("no_text").grad is not None
+    assert network.get_parameter("no_text_key").grad is not None
     assert float(loss.detach()) > 0
 
 
