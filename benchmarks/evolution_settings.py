@@ -1,4 +1,4 @@
-"""How right the clips of a run are with other sampling settings: to choose these, on prompts and noise that no benchmark uses.
+"""How right the clips of a run are with other sampling settings: to choose these, with noise and, of shapes, texts that no benchmark uses.
 
     python benchmarks/evolution_settings.py runs/shapes --world shapes --clips 250 "" "generator.guidance_to=0.5" "task.guidance=2 task.steps=40"
 
@@ -72,7 +72,7 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def prompts_of(world: World, run: Run, clips: int, *, benchmark: bool) -> list[Sample]:
-    """``clips`` prompts of either kind: the benchmark's first, or those of a world that no benchmark has."""
+    """``clips`` prompts of either kind: the benchmark's first, or those of the world of another seed."""
     if not benchmark:
         return other_prompts(world, run.recipe, clips, OTHER_SEED)
     sets = draw(world, run.recipe, clips, 0, 0, texts_only=True)

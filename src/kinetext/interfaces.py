@@ -29,8 +29,8 @@ from kinetext.types import (
 
 Shape = tuple[int, ...]
 Registry = Mapping[str, type[Any]]
-# What a generator can be asked for besides a text: to keep whole frames, or any part of a clip; to change a clip; to
-# take more or fewer steps; to follow the text more or less closely (guidance other than 1); to keep away from another text;
+# What a generator can be asked for besides a text: to keep whole frames, or any part of a clip, at a closer pace; to change
+# a clip; to take more or fewer steps; to follow the text more or less closely (guidance other than 1); to keep away from another text;
 # to be guided by another text from some time on.
 Ability = Literal["known frames", "known cells", "pace", "start", "steps", "guidance", "negative", "late text"]
 
