@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 
 import pytest
@@ -28,6 +29,20 @@ def test_every_epoch_is_a_permutation_and_no_two_are_alike() -> None:
 
 def test_starting_anywhere_gives_the_rest_of_the_same_order() -> None:
     assert take(10, 4, 7)[3:] == take(10, 4, 4, start=3)
+
+
+def test_a_batch_may_be_longer_than_the_data() -> None:
+    (first, second) = take(3, 8, 2)
+    assert sorted(first[:3]) == [0, 1, 2] and sorted(first[3:6]) == [3, 4, 5]
+    assert sorted(first[6:] + second[:1]) == [6, 7, 8]
+
+
+def test_the_way_to_a_position_does_not_grow_with_the_data() -> None:
+    """A billion rows, resumed in the ten-thousandth epoch: a shuffled list would take 8 GB."""
+    begun = time.process_time()
+    (batch,) = take(10**9, 4, 1, start=2500 * 10**9)
+    assert {draw // 10**9 for draw in batch} == {10**4} and len(set(batch)) == 4
+    assert time.process_time() - begun < 0.5
 
 
 def test_ranks_share_the_order_out() -> None:

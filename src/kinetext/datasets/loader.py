@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from kinetext.interfaces import Dataset, Shape
-from kinetext.runtime import rng
+from kinetext.nn.shuffling import Permutation
 from kinetext.text import Tokenizer
 from kinetext.tokenizers import PretrainedTokenizer
 from kinetext.types import Batch, DataError, Features, KinetextError, Modality, Sample, Target
@@ -22,7 +23,7 @@ class Draws(Sampler[list[int]]):
     """Batches of draws, shuffled anew each epoch, from any position on and without end.
 
     The n-th draw of a run is the same whatever the number of workers, and wherever the run was
-    interrupted. Rank r of w takes every w-th batch.
+    interrupted. Rank r of w takes every w-th batch. Neither memory nor the way to a position grows with the dataset.
 
     Args:
         size: samples in the dataset, >= 1.
@@ -39,14 +40,15 @@ class Draws(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         position = (self.start * self.ranks + self.rank) * self.batch
-        epoch, order = -1, torch.empty(0)
+        epoch, order = -1, Permutation(1)
         while True:
-            draws = []
-            for place in range(position, position + self.batch):
-                if place // self.size != epoch:
-                    epoch = place // self.size
-                    order = torch.randperm(self.size, generator=rng(self.seed, "epoch", epoch))
-                draws.append(epoch * self.size + int(order[place % self.size]))
+            draws: list[int] = []
+            while len(draws) < self.batch:
+                now, place = divmod(position + len(draws), self.size)
+                if now != epoch:
+                    epoch, order = now, Permutation(self.size, self.seed, "epoch", now)
+                places = np.arange(place, min(place + self.batch - len(draws), self.size))
+                draws += (epoch * self.size + order.at(places)).tolist()
             yield draws
             position += self.ranks * self.batch
 
