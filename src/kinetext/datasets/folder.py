@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from kinetext import manifest as tables
 from kinetext import video
 from kinetext.interfaces import Dataset, Shape
 from kinetext.manifest import Row
+from kinetext.nn.augmenting import augmented, read_size
 from kinetext.runtime import rng
-from kinetext.types import DataError, Modality, Sample, Target, joined
+from kinetext.types import DataError, Modality, Sample, joined
 
-CACHE_BYTES = 2**30  # of decoded clips that one process keeps
+CACHE_BYTES = 2**30  # of decoded clips that a process and its workers keep
 _PROBED = 16  # clips that say whether all are equally long
 
 
@@ -61,7 +59,7 @@ class Folder(Dataset):
             table says of splits; 0 takes the table's splits. ``kinetext evaluate --folds`` sets both.
         fold: see ``folds``.
         seed: of every random choice, and of the split or the folds that are made.
-        cache: keep decoded clips in memory, up to 1 GiB a process; random windows are always read anew.
+        cache: keep decoded clips in memory, up to 1 GiB that all workers of a loader share; random windows are always read anew.
     """
 
     def __init__(
@@ -92,17 +90,14 @@ class Folder(Dataset):
         seed: int = 0,
         cache: bool = True,
     ) -> None:
-        _check(split, targets, multi, num_frames, size, channels, sampling, clip_seconds, fit, crop_jitter, val_share)
-        _check_numeric(targets, multi, numeric)
+        _check(num_frames, size, channels, sampling, clip_seconds, fit, crop_jitter)
         video.check_region(region)
-        table = tables.load(root, manifest=manifest or None, multi=multi)
-        table = tables.with_fold(table, fold, folds, seed=seed) if folds else tables.with_splits(table, seed=seed)
-        table = tables.with_val(table, val_share, seed=seed) if val_share else table
-        _check_text(table, text)
-        self.table, self.root, self.text = table, Path(root), text
-        self.rows = table.where(split)
-        self._groups = dict(zip([row.number for row in table.rows], tables.groups(table.rows), strict=True))
-        self.splits = _splits(table, split)
+        self.selected = tables.Selection(
+            tables.load(root, manifest=manifest or None, multi=multi), split, text=text, targets=targets, multi=multi,
+            numeric=numeric, val_share=val_share, folds=folds, fold=fold, seed=seed,
+        )  # fmt: skip
+        self.table, self.rows, self.root = self.selected.table, self.selected.rows, Path(root)
+        self.targets, self.splits = self.selected.targets, self.selected.splits
         self.num_frames, self.size, self.channels = num_frames, size, channels
         self.clip_seconds, self.fit, self.region, self.seed = clip_seconds, fit, region, seed
         training = split == "train"
@@ -110,18 +105,17 @@ class Folder(Dataset):
         self.flip, self.crop_jitter = training and flip, crop_jitter if training else 0.0
         self.fixed_text = True
         self.fixed = not (self.random_window or self.flip or self.crop_jitter)
-        self.cache = cache and not self.random_window
-        self.targets = tuple(_target(table, name, multi, numeric) for name in targets)
-        self._numbers = {name: tables.numbers(table, name) for name in numeric}
-        self.vectors = _vectors(table, {"text": text_vectors, "video": video_vectors}, vectors_row)
+        self.vectors = _vectors(self.table, {"text": text_vectors, "video": video_vectors}, vectors_row)
         self.vector_dims = {modality: vectors.dim for modality, vectors in self.vectors.items()}
         self.video_shape: Shape | None = None
-        self.reads_clips = not video_vectors and any(row.file for row in table.rows)
+        self.reads_clips = not video_vectors and any(row.file for row in self.table.rows)
         if self.reads_clips:
             self.video_shape = (channels, num_frames, size, size)
         self.fps = self._fps() if self.reads_clips else 0.0
-        self._kept: dict[int, Tensor] = {}
-        self._kept_bytes = 0
+        self._kept: video.Kept | None = None
+        if self.reads_clips and cache and not self.random_window:
+            side = self._read_size()
+            self._kept = video.Kept(len(self.rows), (channels, num_frames, side, side), CACHE_BYTES)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -137,14 +131,9 @@ class Folder(Dataset):
     def still(self, index: int) -> Sample:
         """The sample of ``index`` without its clip, which is not read."""
         row = self.rows[index]
-        labels = {target.name: self.table.names(row, target.name) for target in self.targets}
         vectors = {modality: vectors.of(row) for modality, vectors in self.vectors.items()}
-        return Sample(
-            key=_key(row),
-            text=self._text(row),
-            labels={name: names for name, names in labels.items() if names},
-            weight=row.weight,
-            group=self._groups[row.number],
+        return replace(
+            self.selected.still(index),
             vectors={modality: one for modality, one in vectors.items() if one is not None},
         )
 
@@ -160,27 +149,20 @@ class Folder(Dataset):
 
     def numbers(self, column: str) -> tuple[float, ...]:
         """What stands in ``column``, a column of numbers, in the rows of this split that have one."""
-        return tuple(self._numbers[column][row.number] for row in self.rows if row.number in self._numbers[column])
+        return self.selected.numbers(column)
 
     def texts(self) -> Iterator[str]:
         """The text of every row of this split that has one."""
-        for row in self.rows:
-            text = self._text(row)
-            if text is not None:
-                yield text
+        return self.selected.texts()
 
     def counts(self, column: str) -> tuple[int, ...]:
         """How many rows of this split have each class of ``column``, in class order."""
-        seen = Counter(name for row in self.rows for name in self.table.names(row, column))
-        return tuple(seen[name] for name in self.table.classes(column))
-
-    def _text(self, row: Row) -> str | None:
-        return row.text if self.text == "text" else row.labels.get(self.text)
+        return self.selected.counts(column)
 
     def _clip(self, index: int, row: Row, dice: torch.Generator) -> Tensor:
         """The square clip of a row, before augmentation."""
-        if index in self._kept:
-            return video.to_float(self._kept[index])
+        if self._kept and (kept := self._kept.get(index)) is not None:
+            return kept
         assert row.file is not None
         clip = video.read_clip(
             self.root / row.file,
@@ -195,25 +177,15 @@ class Folder(Dataset):
             region=self.region,
             rng=dice,
         )
-        if self.cache and self._kept_bytes + clip.numel() <= CACHE_BYTES:
-            self._kept[index] = video.to_bytes(clip)
-            self._kept_bytes += clip.numel()
+        if self._kept:
+            self._kept.put(index, clip)
         return clip
 
     def _read_size(self) -> int:
-        """Pixels to read, so that the smallest random crop has ``size`` of them and none is enlarged."""
-        return round(self.size / (1 - self.crop_jitter))
+        return read_size(self.size, self.crop_jitter)
 
     def _augmented(self, clip: Tensor, dice: torch.Generator) -> Tensor:
-        if self.crop_jitter:
-            whole = clip.shape[-1]
-            side = int(torch.randint(self.size, whole + 1, (), generator=dice))
-            top, left = (int(v) for v in torch.randint(whole - side + 1, (2,), generator=dice))
-            crop = clip[:, :, top : top + side, left : left + side]
-            clip = interpolate(crop, size=(self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        if self.flip and torch.rand((), generator=dice) < 0.5:
-            clip = clip.flip(-1)
-        return clip
+        return augmented(clip, self.size, dice, crop_jitter=self.crop_jitter, flip=self.flip)
 
     def _fps(self) -> float:
         """Frames a second of the sampled clips where all are equally long, judged by up to 16 of them; else 0."""
@@ -232,30 +204,10 @@ class Folder(Dataset):
         return min(span, self.clip_seconds or span)
 
 
-def _key(row: Row) -> str:
-    """The file, with its part as a media fragment (W3C, Media Fragments URI 1.0); or the row's number."""
-    if row.file is None:
-        return f"row {row.number}"
-    if row.start is None and row.end is None:
-        return row.file
-    return f"{row.file}#t={row.start or 0:g}" + ("" if row.end is None else f",{row.end:g}")
-
-
 def _check(
-    split: str,
-    targets: tuple[str, ...],
-    multi: tuple[str, ...],
-    num_frames: int,
-    size: int,
-    channels: int,
-    sampling: str,
-    clip_seconds: float,
-    fit: str,
-    crop_jitter: float,
-    val_share: float,
+    num_frames: int, size: int, channels: int, sampling: str, clip_seconds: float, fit: str, crop_jitter: float
 ) -> None:
     for name, value, legal in (
-        ("split", split, tables.SPLITS),
         ("channels", channels, (1, 3)),
         ("sampling", sampling, ("uniform", "random")),
         ("fit", fit, ("crop", "squash", "pad")),
@@ -267,21 +219,11 @@ def _check(
         ("size", size, 1, 2**14),
         ("clip_seconds", clip_seconds, 0, 1e6),
         ("crop_jitter", crop_jitter, 0, 0.8),
-        ("val_share", val_share, 0, 0.5),
     ):
         if not low <= number <= high:
             raise DataError(f"{name}: {number}, expected {low} to {high:g}")
     if sampling == "random" and clip_seconds == 0:
         raise DataError("sampling: 'random' needs clip_seconds, the length of the window; it is 0, the whole clip")
-    stray = [name for name in multi if name not in targets]
-    if stray:
-        raise DataError(f"multi: {stray[0]!r} is not one of targets ({joined(targets)})")
-
-
-def _target(table: tables.Manifest, name: str, multi: tuple[str, ...], numeric: tuple[str, ...]) -> Target:
-    if name in numeric:
-        return Target(name, numeric=True)
-    return Target(name, table.classes(name), multi=name in multi)
 
 
 def _vectors(table: tables.Manifest, sources: Mapping[Modality, str], row: str) -> dict[Modality, tables.Vectors]:
@@ -290,30 +232,3 @@ def _vectors(table: tables.Manifest, sources: Mapping[Modality, str], row: str) 
         for modality, source in sources.items()
         if source
     }
-
-
-def _splits(table: tables.Manifest, asked: tables.Split) -> tuple[str, ...]:
-    """The splits that have rows; the one that is asked for has to be among them."""
-    has = {name: len(table.where(name)) for name in tables.SPLITS}
-    if not has[asked]:
-        hint = "; data.val_share takes some of the train rows" if asked == "val" else ""
-        raise DataError(f"split: {table.path} has no {asked} rows; it has {has}{hint}")
-    return tuple(name for name in tables.SPLITS if has[name])
-
-
-def _check_numeric(targets: tuple[str, ...], multi: tuple[str, ...], numeric: tuple[str, ...]) -> None:
-    stray = [name for name in numeric if name not in targets]
-    if stray:
-        raise DataError(f"numeric: {stray[0]!r} is not one of targets ({joined(targets)})")
-    both = [name for name in numeric if name in multi]
-    if both:
-        raise DataError(f"numeric: {both[0]!r} is also in multi; a column holds numbers or classes")
-
-
-def _check_text(table: tables.Manifest, text: str) -> None:
-    """Texts are optional, but a column that is asked for by name has to be there."""
-    if text in ("", "text", *(name for name in table.columns if name not in tables.RESERVED)):
-        return
-    near = get_close_matches(text, table.columns, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise DataError(f"text: {table.path} has no text column {text!r}{hint}; it has {joined(table.columns)}")

@@ -5,6 +5,7 @@ times at which they are shown, and what can't be decoded without a flaw is a ``V
 """
 
 from kinetext.video.frames import VideoError
+from kinetext.video.keeping import Kept
 from kinetext.video.reading import (
     SUFFIXES,
     WHOLE,
@@ -26,6 +27,7 @@ __all__ = [
     "SUFFIXES",
     "WHOLE",
     "Fit",
+    "Kept",
     "Region",
     "Sampling",
     "VideoError",
