@@ -191,6 +191,13 @@ def _answer(heard: int, waiting: int) -> None:
         signal.pthread_kill(waiting, signal.SIGTERM)
 
 
+def cache_folder() -> Path:
+    """Where is kept what can be made again: $KINETEXT_CACHE, else kinetext in $XDG_CACHE_HOME, else in ~/.cache."""
+    if own := os.environ.get("KINETEXT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kinetext"
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes away when it does not.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import cast
 
 import safetensors.torch
@@ -23,13 +21,6 @@ from kinetext.datasets.encoded import Encoded
 from kinetext.interfaces import Dataset, Encoder, Task
 from kinetext.reading import encode
 from kinetext.types import Modality, Progress, Sample
-
-
-def cache_folder() -> Path:
-    """Where features are kept: $KINETEXT_CACHE, else kinetext in $XDG_CACHE_HOME, else in ~/.cache."""
-    if own := os.environ.get("KINETEXT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kinetext"
 
 
 def encoded(
@@ -66,7 +57,7 @@ def encoded(
 
     names = {modality: _name(recipe, meta, modality, encoder, device) for modality, encoder in kept.items()}
     dims = {modality: encoder.dim for modality, encoder in kept.items()}
-    return Encoded(data, names, make, cache_folder() / "encoded", progress), dims
+    return Encoded(data, names, make, runtime.cache_folder() / "encoded", progress), dims
 
 
 def _once(modality: Modality, encoder: Encoder, data: Dataset) -> bool:
