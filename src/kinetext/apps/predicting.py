@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
-from kinetext import manifest, video
+from kinetext import assemble, cluster, manifest, video
 from kinetext.checkpoint import write_text
 from kinetext.manifest import Row
 from kinetext.pipeline import Answer, Pipeline
 from kinetext.runtime import whole_file
-from kinetext.types import DataError, KinetextError, Modality, Progress, Sample, joined
+from kinetext.types import DataError, KinetextError, Modality, Progress, RunError, Sample, joined
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 BATCH = 16
@@ -33,7 +36,15 @@ class Predicted:
     failed: int
 
 
-def predict(pipeline: Pipeline, source: Path, out: Path, progress: Progress | None = None) -> Predicted:
+def predict(
+    pipeline: Pipeline,
+    source: Path,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    ray: bool = False,
+    workers: int | None = None,
+) -> Predicted:
     """Reads every row of ``source`` and writes ``out``: a row each, with its file, text, start and end, then for a column
     of labels the class, ``COLUMN/CLASS`` for the probability of every class, or for a column of numbers the number. A row
     that can't be read has empty cells, and says why in the column ``error``.
@@ -44,10 +55,13 @@ def predict(pipeline: Pipeline, source: Path, out: Path, progress: Progress | No
     Args:
         source: a folder with a table (metadata.csv, .jsonl or .parquet), such a table, or a folder of clips.
         out: ends in .csv, .jsonl or .parquet.
+        ray: spreads the rows over a cluster, all of whose machines see the files under the same names; the table is the
+            same, and a worker that dies costs no row.
+        workers: with ``ray``, how many, >= 1; None is one for every processor (or card).
 
     Raises:
         DataError: ``source`` can't be read, ``out`` can't be written, or the part belongs to something else.
-        RunError: the model neither classifies nor predicts numbers.
+        RunError: the model neither classifies nor predicts numbers; or Ray is not there.
     """
     if out.suffix not in FORMATS:
         raise DataError(f"out: {out}, expected a name that ends in {joined(FORMATS)}")
@@ -60,12 +74,13 @@ def predict(pipeline: Pipeline, source: Path, out: Path, progress: Progress | No
     title = {"source": str(source.resolve()), "weights": pipeline.weights_sha256, "rows": seen}
     try:
         done = _begun(part, title)
-        with part.open("a", encoding="utf-8") as file:
-            for start in range(len(done), len(rows.rows), BATCH):
-                for line in reads.lines(rows.rows[start : start + BATCH]):
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    done.append(line)
+        left = [rows.rows[start : start + BATCH] for start in range(len(done), len(rows.rows), BATCH)]
+        made = _spread(reads, left, workers) if ray and left else (list(reads.lines(chunk)) for chunk in left)
+        with part.open("a", encoding="utf-8") as file, closing(made):
+            for lines in made:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 file.flush()
+                done += lines
                 if progress:
                     progress(len(done), len(rows.rows))
         _write(out, done)
@@ -79,7 +94,7 @@ class _Reader:
     """Rows of a table as the model reads them."""
 
     def __init__(self, pipeline: Pipeline, root: Path, table: manifest.Manifest) -> None:
-        self.pipeline, self.root, self.recipe = pipeline, root, pipeline.run.recipe
+        self.pipeline, self.root, self.table, self.recipe = pipeline, root, table, pipeline.run.recipe
         self.targets = pipeline.answering().targets
         args = self.recipe.data.args
         self.text = args.get("text", "text")
@@ -113,7 +128,7 @@ class _Reader:
         told = iter(answers)
         for row, one in zip(rows, read, strict=True):
             answer = one if isinstance(one, str) else next(told)
-            yield self._line(row, answer)
+            yield self.line(row, answer)
 
     def _alone(self, sample: Sample) -> Answer | str:
         try:
@@ -129,7 +144,8 @@ class _Reader:
         reads_text = "text" in self.recipe.encoders
         return Sample(f"row {row.number}", video=clip, text=text if reads_text else None, vectors=vectors)
 
-    def _line(self, row: Row, answer: Answer | str) -> dict[str, Any]:
+    def line(self, row: Row, answer: Answer | str) -> dict[str, Any]:
+        """The line of a row, of what was answered or why nothing was."""
         line: dict[str, Any] = {"file_name": row.file, "text": row.text, "start": row.start, "end": row.end}
         cells: dict[str, Any] = dict.fromkeys(self.blank)
         if not isinstance(answer, str):
@@ -137,6 +153,31 @@ class _Reader:
             for column, said in answer.items():
                 cells |= _cells(column, said, column in several)
         return {**line, **cells, "error": answer if isinstance(answer, str) else None}
+
+
+def _spread(reads: _Reader, chunks: Sequence[Sequence[Row]], workers: int | None) -> Generator[list[dict[str, Any]]]:
+    """The lines of chunks of rows, made by workers of a cluster."""
+    pipeline = reads.pipeline
+    make = partial(_work, Path.cwd(), pipeline.run.path.resolve(), pipeline.name, pipeline.weights_sha256)
+    make = partial(make, pipeline.device.type, reads.root, reads.table)
+    with closing(cluster.spread(make, chunks, workers, gpu=pipeline.device.type == "cuda")) as found:
+        for chunk, lines in zip(chunks, found, strict=True):
+            yield [
+                reads.line(row, line.why) if isinstance(line, cluster.Died) else line
+                for row, line in zip(chunk, lines, strict=True)
+            ]
+
+
+def _work(
+    folder: Path, run: Path, name: str, weights: str, device: str, root: Path, table: manifest.Manifest
+) -> Callable[[Sequence[Row]], list[dict[str, Any]]]:
+    """What a worker does with rows; messages name files as the command did, relative to where it was called."""
+    os.chdir(folder)
+    pipeline = Pipeline(name, assemble.open_run(str(run)), assemble.device(device))
+    if pipeline.weights_sha256 != weights:
+        raise RunError(f"{run}: its weights have changed since the command began")
+    reads = _Reader(pipeline, root, table)
+    return lambda rows: list(reads.lines(rows))
 
 
 def _cells(column: str, said: Mapping[str, float] | float, several: bool) -> dict[str, Any]:

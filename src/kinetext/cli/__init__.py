@@ -50,6 +50,8 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Of a source: a table that ends in .csv, .jsonl or .parquet.")
     ] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Spread a source over a Ray cluster, or this machine.")] = False,
+    workers: Annotated[int | None, typer.Option(help="With --ray: how many; as many as processors if not given.")] = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
@@ -61,12 +63,14 @@ def predict(
         raise typer.BadParameter("expected --video, --text or both; or a source and --out")
     if source is not None and as_json:
         raise typer.BadParameter("--json: of a source, --out said.jsonl writes JSON")
+    if (ray and source is None) or (workers is not None and not ray):
+        raise typer.BadParameter("--ray: only of a source; --workers: only with --ray")
     pipeline = Pipeline.load(run, device)
     if source is not None and out is not None:
         from kinetext.apps import predicting
 
         with terminal.bar("rows") as progress:
-            done = predicting.predict(pipeline, source, out, progress)
+            done = predicting.predict(pipeline, source, out, progress, ray=ray, workers=workers)
         typer.echo(done.path)
         if done.failed:
             _say(f"{done.failed} of {done.rows} rows could not be read; the column error says why")
