@@ -15,9 +15,8 @@ from kinetext import manifest as tables
 from kinetext import video
 from kinetext.interfaces import Dataset, Shape
 from kinetext.manifest import Row
-from kinetext.nn.augmenting import augmented, read_size
 from kinetext.runtime import rng
-from kinetext.types import DataError, Modality, Sample, joined
+from kinetext.types import Modality, Sample
 
 CACHE_BYTES = 2**30  # of decoded clips that a process and its workers keep
 _PROBED = 16  # clips that say whether all are equally long
@@ -90,31 +89,26 @@ class Folder(Dataset):
         seed: int = 0,
         cache: bool = True,
     ) -> None:
-        _check(num_frames, size, channels, sampling, clip_seconds, fit, crop_jitter)
-        video.check_region(region)
+        self.look = video.Look(
+            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter
+        )
         self.selected = tables.Selection(
             tables.load(root, manifest=manifest or None, multi=multi), split, text=text, targets=targets, multi=multi,
             numeric=numeric, val_share=val_share, folds=folds, fold=fold, seed=seed,
         )  # fmt: skip
         self.table, self.rows, self.root = self.selected.table, self.selected.rows, Path(root)
         self.targets, self.splits = self.selected.targets, self.selected.splits
-        self.num_frames, self.size, self.channels = num_frames, size, channels
-        self.clip_seconds, self.fit, self.region, self.seed = clip_seconds, fit, region, seed
-        training = split == "train"
-        self.random_window = training and sampling == "random"
-        self.flip, self.crop_jitter = training and flip, crop_jitter if training else 0.0
-        self.fixed_text = True
-        self.fixed = not (self.random_window or self.flip or self.crop_jitter)
+        self.fixed_text, self.fixed, self.seed = True, self.look.fixed, seed
         self.vectors = _vectors(self.table, {"text": text_vectors, "video": video_vectors}, vectors_row)
         self.vector_dims = {modality: vectors.dim for modality, vectors in self.vectors.items()}
         self.video_shape: Shape | None = None
         self.reads_clips = not video_vectors and any(row.file for row in self.table.rows)
         if self.reads_clips:
-            self.video_shape = (channels, num_frames, size, size)
+            self.video_shape = self.look.shape
         self.fps = self._fps() if self.reads_clips else 0.0
         self._kept: video.Kept | None = None
-        if self.reads_clips and cache and not self.random_window:
-            side = self._read_size()
+        if self.reads_clips and cache and not self.look.random_window:
+            side = self.look.read_size
             self._kept = video.Kept(len(self.rows), (channels, num_frames, side, side), CACHE_BYTES)
 
     def __len__(self) -> int:
@@ -126,7 +120,7 @@ class Folder(Dataset):
         if not (self.reads_clips and row.file):
             return self.still(index)
         dice = rng(self.seed, "folder", draw)
-        return replace(self.still(index), video=self._augmented(self._clip(index, row, dice), dice))
+        return replace(self.still(index), video=self.look.augmented(self._clip(index, row, dice), dice))
 
     def still(self, index: int) -> Sample:
         """The sample of ``index`` without its clip, which is not read."""
@@ -144,8 +138,9 @@ class Folder(Dataset):
             return ""
         with (self.root / row.file).open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        how = (self.num_frames, self._read_size(), self.channels, self.fit, self.region)
-        return f"{content} {how} {row.start} {row.end} {self.clip_seconds}"
+        look = self.look
+        how = (look.num_frames, look.read_size, look.channels, look.fit, look.region)
+        return f"{content} {how} {row.start} {row.end} {look.clip_seconds}"
 
     def numbers(self, column: str) -> tuple[float, ...]:
         """What stands in ``column``, a column of numbers, in the rows of this split that have one."""
@@ -164,28 +159,10 @@ class Folder(Dataset):
         if self._kept and (kept := self._kept.get(index)) is not None:
             return kept
         assert row.file is not None
-        clip = video.read_clip(
-            self.root / row.file,
-            num_frames=self.num_frames,
-            size=self._read_size(),
-            channels=self.channels,
-            start=row.start,
-            end=row.end,
-            sampling="random" if self.random_window else "uniform",
-            clip_seconds=self.clip_seconds or None,
-            fit=self.fit,
-            region=self.region,
-            rng=dice,
-        )
+        clip = self.look.read(self.root / row.file, row.start, row.end, dice)
         if self._kept:
             self._kept.put(index, clip)
         return clip
-
-    def _read_size(self) -> int:
-        return read_size(self.size, self.crop_jitter)
-
-    def _augmented(self, clip: Tensor, dice: torch.Generator) -> Tensor:
-        return augmented(clip, self.size, dice, crop_jitter=self.crop_jitter, flip=self.flip)
 
     def _fps(self) -> float:
         """Frames a second of the sampled clips where all are equally long, judged by up to 16 of them; else 0."""
@@ -194,36 +171,14 @@ class Folder(Dataset):
         if not seconds or min(seconds) <= 0 or max(seconds) > 1.01 * min(seconds):
             return 0.0
         # thousandths: what a container can keep exactly
-        return round(self.num_frames / (sum(seconds) / len(seconds)), 3)
+        return round(self.look.num_frames / (sum(seconds) / len(seconds)), 3)
 
     def _seconds(self, row: Row) -> float:
         """How long the part of a clip is that its frames come from."""
         assert row.file is not None
         info = video.probe(self.root / row.file)
         span = (info.duration if row.end is None else min(row.end, info.duration)) - (row.start or 0.0)
-        return min(span, self.clip_seconds or span)
-
-
-def _check(
-    num_frames: int, size: int, channels: int, sampling: str, clip_seconds: float, fit: str, crop_jitter: float
-) -> None:
-    for name, value, legal in (
-        ("channels", channels, (1, 3)),
-        ("sampling", sampling, ("uniform", "random")),
-        ("fit", fit, ("crop", "squash", "pad")),
-    ):
-        if value not in legal:
-            raise DataError(f"{name}: {value!r}, expected one of {joined(legal)}")
-    for name, number, low, high in (
-        ("num_frames", num_frames, 1, 2**20),
-        ("size", size, 1, 2**14),
-        ("clip_seconds", clip_seconds, 0, 1e6),
-        ("crop_jitter", crop_jitter, 0, 0.8),
-    ):
-        if not low <= number <= high:
-            raise DataError(f"{name}: {number}, expected {low} to {high:g}")
-    if sampling == "random" and clip_seconds == 0:
-        raise DataError("sampling: 'random' needs clip_seconds, the length of the window; it is 0, the whole clip")
+        return min(span, self.look.clip_seconds or span)
 
 
 def _vectors(table: tables.Manifest, sources: Mapping[Modality, str], row: str) -> dict[Modality, tables.Vectors]:

@@ -6,6 +6,7 @@ times at which they are shown, and what can't be decoded without a flaw is a ``V
 
 from kinetext.video.frames import VideoError
 from kinetext.video.keeping import Kept
+from kinetext.video.looking import Look
 from kinetext.video.reading import (
     SUFFIXES,
     WHOLE,
@@ -20,6 +21,7 @@ from kinetext.video.reading import (
     read_provenance,
     to_float,
 )
+from kinetext.video.storing import Stored, frames_of, is_stored, restore, store
 from kinetext.video.streaming import count_frames, is_steady, stream
 from kinetext.video.writing import Writer, frame_rate, to_bytes, write, write_gif, write_png
 
@@ -28,19 +30,25 @@ __all__ = [
     "WHOLE",
     "Fit",
     "Kept",
+    "Look",
     "Region",
     "Sampling",
+    "Stored",
     "VideoError",
     "VideoInfo",
     "Writer",
     "check_region",
     "count_frames",
     "frame_rate",
+    "frames_of",
     "is_steady",
+    "is_stored",
     "probe",
     "read_all",
     "read_clip",
     "read_provenance",
+    "restore",
+    "store",
     "stream",
     "to_bytes",
     "to_float",

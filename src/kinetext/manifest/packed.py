@@ -1,0 +1,177 @@
+"""What lies in a folder of packed shards: the tars, a table of their samples, where each of them is, and checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from numpy.typing import NDArray
+from pyarrow import ArrowException
+
+from kinetext.manifest.table import Manifest, load
+from kinetext.manifest.tars import Pieces
+from kinetext.runtime import whole_file
+from kinetext.types import DataError, Progress
+
+RECIPE, ROWS, INDEX = "pack.json", "rows.parquet", "index.parquet"
+FORMAT = 1
+_COLUMNS: Mapping[str, Any] = {
+    "key": pyarrow.string(), "shard": pyarrow.int64(), "start": pyarrow.int64(), "size": pyarrow.int64(),
+    "crc32": pyarrow.int64(), "frames": pyarrow.int64(), "source_frames": pyarrow.int64(), "seconds": pyarrow.float64(),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where samples are, in the order of their table.
+
+    Args:
+        key: ``(N,)`` what the names of a sample's members begin with.
+        shard: ``(N,)`` number of its tar.
+        start: ``(N,)`` first byte of its piece.
+        size: ``(N,)`` bytes of its piece.
+        crc32: ``(N,)`` of its piece; -1 where it is not known.
+        frames: ``(N,)`` stored frames of its clip, 0 without a clip; -1 where they are not known.
+        source_frames: ``(N,)`` frames that the clip had before it was packed; -1 where that is not known.
+        seconds: ``(N,)`` how long the clip is; -1 where that is not known.
+    """
+
+    key: tuple[str, ...]
+    shard: NDArray[np.int64]
+    start: NDArray[np.int64]
+    size: NDArray[np.int64]
+    crc32: NDArray[np.int64]
+    frames: NDArray[np.int64]
+    source_frames: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+
+    @classmethod
+    def read(cls, path: Path) -> Index:
+        """The index in a file.
+
+        Raises:
+            DataError: it can't be read.
+        """
+        try:
+            table = pyarrow.parquet.read_table(path, schema=pyarrow.schema(_COLUMNS))
+        except (OSError, ArrowException) as error:
+            raise DataError(f"{path}: can't be read ({error})") from error
+        keys, *numbers = (table.column(name) for name in _COLUMNS)
+        return cls(tuple(keys.to_pylist()), *(column.to_numpy() for column in numbers))
+
+
+def write_index(path: Path, entries: Sequence[Mapping[str, object]]) -> None:
+    """Writes what ``Index.read`` reads, of a mapping with its fields for every sample."""
+    _write(path, pyarrow.Table.from_pylist(list(entries), schema=pyarrow.schema(_COLUMNS)))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str | float | None]], columns: Sequence[str]) -> None:
+    """Writes the table of samples; every cell is text but the numbers ``start``, ``end`` and ``weight``."""
+    kinds = {name: pyarrow.float64() if name in ("start", "end", "weight") else pyarrow.string() for name in columns}
+    _write(path, pyarrow.Table.from_pylist(list(rows), schema=pyarrow.schema(kinds)))
+
+
+def _write(path: Path, table: Any) -> None:
+    with whole_file(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A folder of packed shards, whole.
+
+    Args:
+        folder: of all of them.
+        recipe: what ``pack.json`` says: how it was made, and of every shard its name, bytes and SHA-256.
+        index: where samples are.
+    """
+
+    folder: Path
+    recipe: Mapping[str, Any]
+    index: Index
+
+    @classmethod
+    def open(cls, folder: Path) -> Pack:
+        """Reads the recipe and the index, and looks for every shard.
+
+        Raises:
+            DataError: something is missing, of another length than it was, or of a later version.
+        """
+        path = folder / RECIPE
+        try:
+            recipe = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: can't be read ({error}); a pack that was interrupted has none") from error
+        if recipe.get("format") != FORMAT:
+            raise DataError(f"{path}: format {recipe.get('format')!r}, expected {FORMAT}")
+        for shard in recipe["shards"]:
+            tar = folder / shard["name"]
+            there = tar.stat().st_size if tar.is_file() else 0
+            if there != shard["bytes"]:
+                raise DataError(f"{tar}: {there:,} bytes are there, expected {shard['bytes']:,}")
+        return cls(folder, recipe, Index.read(folder / INDEX))
+
+    def paths(self) -> list[Path]:
+        """The shards."""
+        return [self.folder / shard["name"] for shard in self.recipe["shards"]]
+
+    def table(self, multi: Sequence[str]) -> Manifest:
+        """The rows of the samples; their files are those that were packed, which need not be there any more."""
+        return load(self.folder, manifest=ROWS, multi=multi, whole=False)
+
+
+def check_piece(piece: bytes, crc32: int, where: str) -> None:
+    """Refuses, by a DataError that begins with ``where``, bytes that are not those that were packed."""
+    found = zlib.crc32(piece)
+    if crc32 not in (-1, found):
+        raise DataError(f"{where}: damaged: CRC-32 {found:08x}, expected {crc32:08x}")
+
+
+def verify(folder: Path, progress: Progress | None = None) -> Iterator[str]:
+    """Compares every byte with the checksums.
+
+    Args:
+        progress: called with the shards done, and all.
+
+    Returns:
+        What is wrong, in sentences that name shard and key; nothing where all is as it was packed.
+
+    Raises:
+        DataError: the pack is not whole.
+    """
+    pack = Pack.open(folder)
+    for name, expected in pack.recipe["tables"].items():
+        if _sha256(folder / name) != expected:
+            yield f"{folder / name}: damaged: its SHA-256 is not that of {RECIPE}"
+    pieces = Pieces(pack.paths())
+    for number, shard in enumerate(pack.recipe["shards"]):
+        path = pack.folder / shard["name"]
+        if _sha256(path) != shard["sha256"]:
+            yield from _damaged(pack.index, pieces, number) or [f"{path}: damaged outside of its samples"]
+        if progress:
+            progress(number + 1, len(pack.recipe["shards"]))
+
+
+def _damaged(index: Index, pieces: Pieces, shard: int) -> list[str]:
+    """The samples of a shard whose bytes are not those that were packed."""
+    found = []
+    for place in np.flatnonzero(index.shard == shard):
+        piece = pieces.read(shard, int(index.start[place]), int(index.size[place]))
+        try:
+            check_piece(piece, int(index.crc32[place]), f"{pieces.paths[shard]}: {index.key[place]}")
+        except DataError as error:
+            found.append(str(error))
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,124 @@
+"""How a dataset looks at its clips: which frames, how large, and changed at random in training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from kinetext.types import DataError, joined
+from kinetext.video.reading import Fit, Region, Sampling, check_region, read_clip
+
+
+@dataclass(frozen=True)
+class Look:
+    """What every clip of one split is read with. All random choices are pure functions of the generator that is passed in.
+
+    Args:
+        training: whether windows, crops and mirroring are random where the others ask for it.
+        num_frames: frames of a clip, 1 to 2**20.
+        size: pixels, the side of a frame, 1 to 2**14.
+        channels: 3 (RGB) or 1 (luma).
+        sampling: "uniform", the window in the middle; "random": any.
+        clip_seconds: length of the window; 0 is the whole clip.
+        fit, region: as of ``read_clip``.
+        flip: mirror every other clip left-right.
+        crop_jitter: crop a random square with a side of at least (1 - this) of the frame, in [0, 0.8].
+
+    Raises:
+        DataError: one of them is outside its range.
+    """
+
+    training: bool
+    num_frames: int
+    size: int
+    channels: int
+    sampling: Sampling
+    clip_seconds: float
+    fit: Fit
+    region: Region
+    flip: bool
+    crop_jitter: float
+
+    def __post_init__(self) -> None:
+        for name, value, legal in (
+            ("channels", self.channels, (1, 3)),
+            ("sampling", self.sampling, ("uniform", "random")),
+            ("fit", self.fit, ("crop", "squash", "pad")),
+        ):
+            if value not in legal:
+                raise DataError(f"{name}: {value!r}, expected one of {joined(legal)}")
+        for name, number, low, high in (
+            ("num_frames", self.num_frames, 1, 2**20),
+            ("size", self.size, 1, 2**14),
+            ("clip_seconds", self.clip_seconds, 0, 1e6),
+            ("crop_jitter", self.crop_jitter, 0, 0.8),
+        ):
+            if not low <= number <= high:
+                raise DataError(f"{name}: {number}, expected {low} to {high:g}")
+        if self.sampling == "random" and self.clip_seconds == 0:
+            raise DataError("sampling: 'random' needs clip_seconds, the length of the window; it is 0, the whole clip")
+        check_region(self.region)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, T, H, W) of a clip."""
+        return self.channels, self.num_frames, self.size, self.size
+
+    @property
+    def random_window(self) -> bool:
+        """Whether the frames of a clip are others in every epoch."""
+        return self.training and self.sampling == "random"
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a clip is the same in every epoch."""
+        return not (self.training and (self.sampling == "random" or self.flip or self.crop_jitter))
+
+    @property
+    def read_size(self) -> int:
+        """Pixels to read, so that the smallest random crop has ``size`` of them and none is enlarged."""
+        return round(self.size / (1 - self.crop_jitter)) if self.training else self.size
+
+    def read(self, path: Path, start: float | None, end: float | None, dice: torch.Generator) -> Tensor:
+        """The clip ``(C, T, read_size, read_size)`` in a range of a file, before ``augmented``."""
+        return read_clip(
+            path,
+            num_frames=self.num_frames,
+            size=self.read_size,
+            channels=self.channels,
+            start=start,
+            end=end,
+            sampling="random" if self.random_window else "uniform",
+            clip_seconds=self.clip_seconds or None,
+            fit=self.fit,
+            region=self.region,
+            rng=dice,
+        )
+
+    def chosen(self, total: int, seconds: float, dice: torch.Generator) -> list[int]:
+        """Which of ``total`` frames, equally spread over ``seconds``, make a clip, as ``read_clip`` takes them of a file."""
+        low, count = 0, total
+        if self.clip_seconds and seconds > 0:
+            count = min(total, max(1, round(self.clip_seconds * total / seconds)))
+            spare = total - count
+            low = int(torch.randint(spare + 1, (), generator=dice)) if self.random_window else spare // 2
+        return [low + (2 * i + 1) * count // (2 * self.num_frames) for i in range(self.num_frames)]
+
+    def augmented(self, clip: Tensor, dice: torch.Generator) -> Tensor:
+        """A clip ``(C, T, S, S)``, S >= ``read_size``, as it is learned from, ``(C, T, size, size)``."""
+        jitter = self.crop_jitter if self.training else 0.0
+        if jitter:
+            whole = clip.shape[-1]
+            side = int(torch.randint(round(whole * (1 - jitter)), whole + 1, (), generator=dice))
+            top, left = (int(v) for v in torch.randint(whole - side + 1, (2,), generator=dice))
+            clip = clip[:, :, top : top + side, left : left + side]
+        if jitter or clip.shape[-1] != self.size:
+            shape = (self.size, self.size)
+            clip = interpolate(clip, size=shape, mode="bilinear", antialias=True, align_corners=False)
+        if self.training and self.flip and torch.rand((), generator=dice) < 0.5:
+            clip = clip.flip(-1)
+        return clip
