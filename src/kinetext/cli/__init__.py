@@ -12,6 +12,7 @@ import typer
 
 import kinetext
 from kinetext.cli import data, making
+from kinetext.cli.doctor import doctor
 from kinetext.cli.options import AsJson, Changes, Device, RunName
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ def list_components(
 
 
 app.command()(making.demo)
+app.command()(doctor)
 
 
 @app.command()

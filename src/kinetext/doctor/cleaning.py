@@ -1,0 +1,142 @@
+"""A cleaned table: rows that can't be used are left out, names are made one; every change is listed."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kinetext.doctor.duplicates import conflicting
+from kinetext.doctor.findings import Finding
+from kinetext.doctor.labels import same_name
+from kinetext.doctor.subject import Subject
+from kinetext.manifest import SEPARATOR, SPLITS
+from kinetext.manifest.examining import Examined
+from kinetext.runtime import whole_file
+from kinetext.types import DataError
+
+# findings whose rows can't be used by anything
+DROPPED = (
+    "row-broken",
+    "range-empty",
+    "range-outside",
+    "file-missing",
+    "file-empty",
+    "file-audio-only",
+    "file-truncated",
+    "file-unreadable",
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to a row, or to one of its cells.
+
+    Args:
+        row: its number in the table that was read, from 1.
+        what: in words.
+    """
+
+    row: int
+    what: str
+
+
+def clean(examined: Examined, subject: Subject, findings: Sequence[Finding], path: Path) -> list[Change]:
+    """Writes the table without rows that can't be used, without copies that are in an earlier split than another, and without
+    rows of one clip that have different labels; class names that differ by case, space or width become the most frequent of
+    them. Nothing else is touched.
+
+    Args:
+        path: a new file that ends in .csv.
+
+    Returns:
+        Every change.
+
+    Raises:
+        DataError: the file is there already, has another ending, or can't be written; or no row is left.
+    """
+    if path.suffix != ".csv":
+        raise DataError(f"write: {path}, expected a name that ends in .csv")
+    if path.exists():
+        raise DataError(f"write: {path} is there already; choose another name")
+    dropped = _dropped(subject, findings)
+    names = {column: _names(subject, column, dropped) for column in subject.columns}
+    changes = [Change(number, f"left out: {why}") for number, why in dropped.items()]
+    lines = []
+    for row, cells in zip(subject.rows, examined.cells, strict=True):
+        if row.number in dropped:
+            continue
+        line = dict(cells)
+        for column, meant in names.items():
+            several = column in subject.plan.multi
+            parts = line[column].split(SEPARATOR) if several else [line[column]]
+            new = SEPARATOR.join(dict.fromkeys(meant.get(one, one) for one in parts))
+            if new != line[column]:
+                changes.append(Change(row.number, f"{column}: {line[column]!r} is now {new!r}"))
+                line[column] = new
+        lines.append(line)
+    if not lines:
+        raise DataError(f"write: no row of {subject.table.path} can be used, so {path} would be empty")
+    _write(path, subject.table.columns, lines)
+    return sorted(changes, key=lambda change: change.row)
+
+
+def _dropped(subject: Subject, findings: Iterable[Finding]) -> dict[int, str]:
+    dropped: dict[int, str] = {}
+    for one in findings:
+        if one.code in DROPPED:
+            for row, what in one.details.items():
+                dropped.setdefault(row, f"{one.code}, {what}" if what else one.code)
+        if one.code == "duplicate-across-splits":
+            dropped |= {row: what for row, what in _earlier(subject, one).items() if row not in dropped}
+    for column in subject.columns:
+        if column not in subject.plan.multi:
+            for row, label in conflicting(subject, column).items():
+                dropped.setdefault(
+                    row, f"label-conflict, {column} is {label!r} here and something else for the same clip"
+                )
+    return dict(sorted(dropped.items()))
+
+
+def _earlier(subject: Subject, crossing: Finding) -> dict[int, str]:
+    """Rows whose clip a later split has, too: the test stays as it is, and training gives way."""
+    rows = {row.number: row for row in subject.rows}
+    contents: dict[str, list[int]] = defaultdict(list)
+    for number in crossing.details:
+        facts = subject.facts.get(rows[number].file or "")
+        contents[(facts.digest if facts else "") or rows[number].file or ""].append(number)
+    found = {}
+    for members in contents.values():
+        last = max(SPLITS.index(rows[number].split) for number in members if rows[number].split)
+        for number in members:
+            if rows[number].split != SPLITS[last]:
+                found[number] = f"duplicate-across-splits, {SPLITS[last]} has this clip"
+    return found
+
+
+def _names(subject: Subject, column: str, dropped: Mapping[int, str]) -> dict[str, str]:
+    """Class name as written -> the one that it becomes, where that is another."""
+    counts = Counter(name for row in subject.rows if row.number not in dropped for name in subject.names(row, column))
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in counts:
+        alike[same_name(name)].append(name)
+    meant: dict[str, str] = {}
+    for names in alike.values():
+        bare: Counter[str] = Counter()
+        for name in names:
+            bare[name.strip()] += counts[name]
+        best = bare.most_common(1)[0][0]
+        meant |= {name: best for name in names if name != best}
+    return meant
+
+
+def _write(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, str]]) -> None:
+    try:
+        with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, columns, lineterminator="\n")
+            table.writeheader()
+            table.writerows(lines)
+    except OSError as error:
+        raise DataError(f"write: {path} can't be written ({error.strerror or error})") from error

@@ -1,0 +1,250 @@
+"""Clips that are there more than once: the same bytes, or the same pictures in another coding or size."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinetext.doctor.findings import Finding, counted, found
+from kinetext.doctor.looking import CELLS, TIMES, Look
+from kinetext.doctor.splits import clips
+from kinetext.doctor.subject import Subject, part
+from kinetext.manifest import Row
+
+Floats = NDArray[np.float32]
+Words = NDArray[np.uint64]
+
+_BLACK = 0.95
+_PLAIN = 2.0  # of 255: pictures that vary less, such as one grey, are not compared
+_BLOCK = 256  # clips that are held against all others at once
+_PAIRS = 4096  # that are compared at once
+_HASHED = (2, 5)  # frames whose hashes are compared first
+_BITS = 14  # of 64 that may differ there; what was coded anew differs by 10 at most (docs/doctor.md)
+_TURNS = 22  # bits of 64 that may differ in how two clips move; chance is 32
+_STILL = 1.0  # mean change over time, of contrast 40; below, nothing can be said of how a clip moves
+_LOOKS = 4.0  # how far the mean pictures may be apart, of contrast 40
+_LOOKS_STILL = 2.5  # where nothing moves
+_NOISE = 0.8  # of a codec, in how a clip moves
+_MOVES = 0.25  # how far two clips may move differently, as a share of how much they move
+
+
+def check(subject: Subject) -> list[Finding]:
+    """Copies, and what looks like one."""
+    exact = _exact(subject)
+    near = _near(subject)
+    return [
+        *clips(subject, lambda row: _content(subject, row)),
+        *_copies(subject, exact),
+        *_looking_alike(subject, near),
+        *_conflicts(subject, exact, near),
+    ]
+
+
+def _content(subject: Subject, row: Row) -> str | None:
+    facts = subject.facts.get(row.file or "")
+    return (facts.digest or row.file) if facts else row.file
+
+
+def _exact(subject: Subject) -> list[list[Row]]:
+    """Rows of the same stretch of the same content, where there are several."""
+    places: dict[object, list[Row]] = defaultdict(list)
+    for row in subject.rows:
+        if content := _content(subject, row):
+            places[content, part(row)].append(row)
+    return [rows for rows in places.values() if len(rows) > 1]
+
+
+def _copies(subject: Subject, sets: Sequence[Sequence[Row]]) -> list[Finding]:
+    """Copies inside a split; a clip may well have several texts, so rows of one file count where they say the same."""
+    rows: dict[int, str] = {}
+    for members in sets:
+        if len({subject.split(row) for row in members}) > 1:
+            continue
+        said = {(row.text, tuple(sorted(row.labels.items()))) for row in members}
+        if len({row.file for row in members}) > 1 or len(said) < len(members):
+            rows |= {row.number: f"{row.file} = {_other(row, members).file}" for row in members}
+    return found(
+        "duplicate",
+        "warning",
+        f"{counted(len(rows), 'row shows', 'rows show')} a clip that is there more than once.",
+        "Keep one of each: a copy counts twice in training, and a split made later could part them.",
+        rows,
+    )
+
+
+def _other(row: Row, members: Sequence[Row]) -> Row:
+    return next((one for one in members if one.file != row.file), next(one for one in members if one is not row))
+
+
+def _near(subject: Subject) -> list[list[Row]]:
+    """Rows of clips that look alike, in sets; copies count once."""
+    first: dict[object, list[Row]] = defaultdict(list)
+    looks: dict[object, Look] = {}
+    for row in subject.rows:
+        look, content = subject.look(row), _content(subject, row)
+        if look and look.black < _BLACK and content:
+            first[content, part(row)].append(row)
+            looks[content, part(row)] = look
+    keys = list(first)
+    pairs = pairs_alike([looks[key] for key in keys])
+    # stretches of one file that overlap look alike without being copies
+    sets = _joined((one, two) for one, two in pairs if keys[one][0] != keys[two][0])  # type: ignore[index]
+    return [[row for place in members for row in first[keys[place]]] for members in sets]
+
+
+def _looking_alike(subject: Subject, sets: Sequence[Sequence[Row]]) -> list[Finding]:
+    across: dict[int, str] = {}
+    within: dict[int, str] = {}
+    for members in sets:
+        parted = len({subject.split(row) for row in members}) > 1
+        for row in members:
+            other = next((one for one in members if subject.split(one) != subject.split(row)), _other(row, members))
+            where = f", {subject.split(other)}" if parted else ""
+            (across if parted else within)[row.number] = f"{row.file} ~ {other.file}{where}"
+    return [
+        *found(
+            "near-duplicate-across-splits",
+            "error",
+            f"{counted(len(across), 'row shows', 'rows show')} nearly the same pictures as a row of another split "
+            "(coded anew, resized or brightened): what is measured there was learned.",
+            "Look at them; keep each clip in one split.",
+            across,
+        ),
+        *found(
+            "near-duplicate",
+            "warning",
+            f"{counted(len(within), 'row shows', 'rows show')} nearly the same pictures as another.",
+            "Look at them, and keep one of each, or give them one group so that no split parts them.",
+            within,
+        ),
+    ]
+
+
+def _conflicts(subject: Subject, exact: Sequence[Sequence[Row]], near: Sequence[Sequence[Row]]) -> list[Finding]:
+    findings = []
+    for column in subject.columns:
+        if column in subject.plan.multi:
+            continue
+        same, alike = _differing(subject, exact, column), _differing(subject, near, column)
+        alike = {row: what for row, what in alike.items() if row not in same}
+        findings += found(
+            "label-conflict",
+            "warning",
+            f"{column}: {counted(len(same), 'row has', 'rows have')} another label than a row of the same clip.",
+            "One of them is wrong; correct it, or leave these rows out.",
+            same,
+            column,
+        )
+        findings += found(
+            "label-conflict-near",
+            "warning",
+            f"{column}: {counted(len(alike), 'row has', 'rows have')} another label than a row that looks the same.",
+            "Look at them; correct the labels, or leave the copies out.",
+            alike,
+            column,
+        )
+    return findings
+
+
+def _differing(subject: Subject, sets: Sequence[Sequence[Row]], column: str) -> dict[int, str]:
+    rows: dict[int, str] = {}
+    for members in sets:
+        labels = {row.number: row.labels.get(column, "") for row in members}
+        if len(set(labels.values()) - {""}) > 1:
+            rows |= {number: label for number, label in labels.items() if label}
+    return rows
+
+
+def conflicting(subject: Subject, column: str) -> dict[int, str]:
+    """Rows of the same clip that have different labels in ``column``, and which."""
+    return _differing(subject, _exact(subject), column)
+
+
+def pairs_alike(looks: Sequence[Look]) -> list[tuple[int, int]]:
+    """Places of clips that show nearly the same: hashes of two frames and of the movement say which to compare, in blocks of
+    machine words; their small pictures decide.
+
+    A copy keeps how a clip moves, which two clips of one camera do not share, though they look alike in the mean.
+    """
+    if len(looks) < 2:
+        return []
+    hashes = np.array([[look.hashes[at] for at in _HASHED] for look in looks], dtype=np.uint64)
+    pictures, turns, energy = _pictures(looks)
+    ready = energy >= 0
+    found: list[tuple[int, int]] = []
+    for low in range(0, len(looks), _BLOCK):
+        one, two = _candidates(hashes, slice(low, min(low + _BLOCK, len(looks))))
+        still = np.minimum(energy[one], energy[two]) < 2 * _STILL
+        likely = ready[one] & ready[two] & (still | (np.bitwise_count(turns[one] ^ turns[two]) <= _TURNS))
+        one, two = one[likely], two[likely]
+        for start in range(0, len(one), _PAIRS):
+            some = slice(start, start + _PAIRS)
+            same = _same(pictures[one[some]], pictures[two[some]], energy[one[some]], energy[two[some]])
+            found += zip(one[some][same].tolist(), two[some][same].tolist(), strict=True)
+    return found
+
+
+def _candidates(hashes: Words, block: slice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of a clip of ``block`` and a later one whose hashes are close."""
+    first = np.bitwise_count(hashes[block, None, 0] ^ hashes[None, block.start :, 0]) <= _BITS
+    one, two = np.nonzero(first)
+    one, two = one + block.start, two + block.start
+    later = two > one
+    one, two = one[later], two[later]
+    close = np.bitwise_count(hashes[one, 1] ^ hashes[two, 1]) <= _BITS
+    return one[close], two[close]
+
+
+def _same(one: Floats, two: Floats, moves_one: Floats, moves_two: Floats) -> NDArray[np.bool_]:
+    """Which of two rows of pictures ``(P, TIMES, CELLS, CELLS)`` show nearly the same."""
+    mean_one, mean_two = one.mean(1, keepdims=True), two.mean(1, keepdims=True)
+    looks = np.sqrt(((mean_one - mean_two) ** 2).mean((1, 2, 3)))
+    moves = np.sqrt(((one - mean_one - two + mean_two) ** 2).mean((1, 2, 3)))
+    mean = (moves_one + moves_two) / 2
+    still = (moves_one < _STILL) & (moves_two < _STILL)
+    # of clips that hardly move, only the noise of codecs could differ
+    moving = (looks <= _LOOKS) & (moves <= _NOISE * np.minimum(1, mean) + _MOVES * mean)
+    return np.where(still, looks <= _LOOKS_STILL, moving)
+
+
+def _pictures(looks: Sequence[Look]) -> tuple[Floats, Words, Floats]:
+    """Pictures without their brightness and contrast, 64 bits that say how each moves, and how much; -1 where it shows
+    nothing.
+
+    The bits are the signs of random projections of what is left when the mean picture is taken away: two clips differ in
+    as many of them as the angle between them has of half a circle (Charikar 2002, section 3).
+    """
+    planes = np.random.default_rng(0).standard_normal((TIMES * CELLS * CELLS, 64)).astype(np.float32)
+    pictures = np.zeros((len(looks), TIMES, CELLS, CELLS), np.float32)
+    turns, energy = np.zeros(len(looks), np.uint64), np.full(len(looks), -1, np.float32)
+    for place, look in enumerate(looks):
+        pixels = look.pixels()
+        spread = float(pixels.std())
+        if spread < _PLAIN:
+            continue
+        pictures[place] = (pixels - pixels.mean()) / (spread + 4) * 40
+        moving = (pictures[place] - pictures[place].mean(0)).ravel()
+        energy[place] = np.sqrt((moving**2).mean())
+        turns[place] = np.packbits(moving @ planes > 0).view(np.uint64)[0]
+    return pictures, turns, energy
+
+
+def _joined(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Sets of places that pairs join."""
+    above: dict[int, int] = {}
+
+    def top(place: int) -> int:
+        while above.setdefault(place, place) != place:
+            place = above[place]
+        return place
+
+    for one, two in pairs:
+        low, high = sorted((top(one), top(two)))
+        above[high] = low
+    sets: dict[int, list[int]] = defaultdict(list)
+    for place in sorted(above):
+        sets[top(place)].append(place)
+    return list(sets.values())

@@ -1,0 +1,250 @@
+"""The shortcut test: how well does what has nothing to do with a clip's content give its label away?
+
+File size, resolution, length, rate and mean colour alone predict each label column, in folds that keep groups together.
+What is predicted above the majority class is a leak: a model can learn it instead of what is shown. The same is done with
+what a model would still see of these after reading (frames of one square size, as many of each clip).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
+
+from kinetext.doctor.files import frames_of
+from kinetext.doctor.findings import Finding
+from kinetext.doctor.subject import Subject
+from kinetext.manifest import Row, groups
+from kinetext.resampling import intervals
+from kinetext.types import Progress, joined
+from kinetext.video import Fit
+
+Table = NDArray[np.float64]
+
+FITS: tuple[Fit, ...] = ("squash", "crop", "pad")
+MARGIN = 0.02  # above the majority class; less may be true, and does not matter
+_FEWEST = 20  # labelled clips; below, nothing can be said
+_MOST = 4000  # rows that are looked at, whole groups
+_ONE_OUT = 10  # groups up to which each is held out once
+_FOLDS = 10
+_TREES, _TREES_OF_ONE = 200, 50
+_LEVEL = 0.99  # of an interval: some ten features are tried a column
+
+
+@dataclass(frozen=True)
+class Score:
+    """How often labels are guessed right in held-out groups.
+
+    Args:
+        accuracy: in [0, 1].
+        balanced: the mean over classes of how often each is guessed right.
+        low: the lower end of the 99 % interval of ``accuracy``, from resamples by group.
+        high: its upper end.
+    """
+
+    accuracy: float
+    balanced: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """What predicts a label column without a look at the content.
+
+    Args:
+        column: of labels.
+        way: "as files", or how frames are made squares: "squash", "crop" or "pad".
+        recommended: whether this is how the recipe reads, or would be told to.
+        chance: the share of the majority class.
+        rows: with a label and a clip that can be read.
+        groups: that were held out, at some time.
+        together: of all features at once; None where none of them differs between clips.
+        alone: feature -> its score.
+    """
+
+    column: str
+    way: str
+    recommended: bool
+    chance: float
+    rows: int
+    groups: int
+    together: Score | None
+    alone: Mapping[str, Score]
+
+    def leaks(self) -> tuple[str, ...]:
+        """Features that predict the label above chance, best first; "all together" where only they do."""
+        found = [name for name, score in self.alone.items() if score.low > self.chance + MARGIN]
+        if self.together and self.together.low > self.chance + MARGIN and not found:
+            return ("all together",)
+        return tuple(sorted(found, key=lambda name: -self.alone[name].accuracy))
+
+
+def test(subject: Subject, progress: Progress | None = None) -> list[Shortcut]:
+    """The shortcut test of every label column, as files and as read."""
+    names = dict(zip([row.number for row in subject.rows], groups(subject.rows), strict=True))
+    columns = [column for column in subject.columns if column not in subject.plan.multi]
+    ways: list[Fit | None] = [None, *FITS]
+    found = []
+    for column in columns:
+        rows = _rows(subject, column, names)
+        for way in ways:
+            if one := _test(subject, column, rows, names, way):
+                found.append(one)
+            if progress:
+                progress(len(found), len(columns) * len(ways))
+    return found
+
+
+def _rows(subject: Subject, column: str, names: Mapping[int, str]) -> list[Row]:
+    """Rows with a look and a label; of very many, as many groups as fit."""
+    rows = [row for row in subject.rows if row.labels.get(column) and subject.look(row)]
+    if len(rows) <= _MOST:
+        return rows
+    sizes = Counter(names[row.number] for row in rows)
+    order = list(sizes)
+    np.random.default_rng(0).shuffle(order)
+    taken: set[str] = set()
+    for name in order:
+        if sum(sizes[one] for one in (*taken, name)) > _MOST:
+            break
+        taken.add(name)
+    return [row for row in rows if names[row.number] in taken]
+
+
+def _test(
+    subject: Subject, column: str, rows: Sequence[Row], names: Mapping[int, str], way: Fit | None
+) -> Shortcut | None:
+    labels = np.array([row.labels[column] for row in rows])
+    held = np.array([names[row.number] for row in rows])
+    counts = Counter(labels.tolist())
+    if len(rows) < _FEWEST or len(counts) < 2 or len(set(held.tolist())) < 3:
+        return None
+    table = {name: np.array(values) for name, values in _features(subject, rows, way).items()}
+    table = {name: values for name, values in table.items() if np.ptp(values, axis=0).max() > 0}
+    folds = _folds(labels, held)
+    alone = {name: _score(_columns([values]), labels, held, folds, _TREES_OF_ONE) for name, values in table.items()}
+    together = _score(_columns(list(table.values())), labels, held, folds, _TREES) if table else None
+    chance = max(counts.values()) / len(rows)
+    here = subject.plan.fit == way
+    return Shortcut(column, way or "as files", here, chance, len(rows), len(set(held.tolist())), together, alone)
+
+
+def _columns(values: Sequence[Table]) -> Table:
+    return np.column_stack(values)
+
+
+def _features(subject: Subject, rows: Sequence[Row], way: Fit | None) -> dict[str, list[object]]:
+    """Name -> a number or several of each row; what is the same of every clip tells nothing, and is left out later."""
+    table: dict[str, list[object]] = {}
+    for row in rows:
+        facts, look = subject.facts_of(row), subject.look(row)
+        assert facts is not None and look is not None
+        frames, aspect = frames_of(row, facts), facts.width / facts.height
+        share = min(aspect, 1 / aspect)
+        seconds = frames / facts.fps if facts.fps else 0.0
+        if way is None:
+            told: dict[str, object] = {
+                "file size": facts.size,
+                "resolution": (facts.width, facts.height),
+                "aspect": aspect,
+                "frames": frames,
+                "seconds": seconds,
+                "fps": facts.fps,
+                "bit rate": facts.size / facts.seconds if facts.seconds else facts.size,
+                "mean colour": look.colour,
+            }
+        else:
+            colour = look.middle if way == "crop" else look.colour
+            told = {"mean colour": tuple(share * v for v in colour) if way == "pad" else colour}
+            if way == "pad":
+                told["bars"] = aspect
+            if subject.plan.num_frames:
+                # of a clip that is too short, frames come twice, which can be seen
+                told["repeated frames"] = min(frames, subject.plan.num_frames)
+        for name, value in told.items():
+            table.setdefault(name, []).append(value)
+    return table
+
+
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def _folds(labels: NDArray[np.str_], held: NDArray[np.str_]) -> list[Fold]:
+    """Rows to learn from and rows to guess, groups never divided."""
+    count = len(set(held.tolist()))
+    if count <= _ONE_OUT:
+        return list(LeaveOneGroupOut().split(labels, labels, held))
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # of classes with fewer rows than folds, which are guessed wrong then
+        return list(StratifiedGroupKFold(min(_FOLDS, count), shuffle=True, random_state=0).split(labels, labels, held))
+
+
+def _score(x: Table, labels: NDArray[np.str_], held: NDArray[np.str_], folds: Sequence[Fold], trees: int) -> Score:
+    guessed = np.empty_like(labels)
+    for learned, asked in folds:
+        forest = ExtraTreesClassifier(trees, min_samples_leaf=2, random_state=0, n_jobs=1)
+        forest.fit(x[learned], labels[learned])
+        guessed[asked] = forest.predict(x[asked])
+    right = guessed == labels
+    balanced = float(np.mean([right[labels == name].mean() for name in np.unique(labels)]))
+    import torch
+
+    hits = torch.from_numpy(right.astype(np.float64))
+    ends = intervals(
+        held.tolist(), lambda weight: {"accuracy": float((weight * hits).sum() / weight.sum())}, level=_LEVEL
+    )
+    low, high = ends["accuracy"]
+    return Score(float(right.mean()), balanced, low, high)
+
+
+def findings(shortcuts: Sequence[Shortcut]) -> list[Finding]:
+    """What leaks as files, and whether it still does as read."""
+    said = []
+    for one in shortcuts:
+        if one.way != "as files" or one.together is None:
+            continue
+        read = next((other for other in shortcuts if other.column == one.column and other.recommended), None)
+        if one.leaks():
+            gone = read is not None and not read.leaks()
+            after = "" if read is None or gone else f"{_tell(read.leaks(), 'still ')} it"
+            said.append(
+                Finding(
+                    "shortcut",
+                    "warning",
+                    f"{one.column}: {_tell(one.leaks(), 'alone ')} the label: all such features together are right in "
+                    f"{one.together.accuracy:.1%} [{one.together.low:.1%}, {one.together.high:.1%}] of held-out groups, and "
+                    f"the majority class is in {one.chance:.1%}."
+                    + (
+                        f' Read as squares of one size (fit = "{read.way}"), {"that is gone" if gone else after}.'
+                        if read
+                        else ""
+                    ),
+                    'Read clips as squares of one size, with fit = "squash" and as many frames of each; a score without that is not believable.',
+                    column=one.column,
+                )
+            )
+        if read and read.leaks() and read.together:
+            said.append(
+                Finding(
+                    "shortcut-as-read",
+                    "warning",
+                    f'{one.column}: also as read (fit = "{read.way}"), {joined(read.leaks())} alone tell the label in '
+                    f"{read.together.accuracy:.1%} [{read.together.low:.1%}, {read.together.high:.1%}] of held-out groups; the majority class is in {read.chance:.1%}.",
+                    "Look at the frames of single classes; if mean colour tells, collect other places, or jitter colours in training.",
+                    column=one.column,
+                )
+            )
+    return said
+
+
+def _tell(names: Sequence[str], how: str) -> str:
+    return f"{joined(names)} {how}tell{'s' if len(names) == 1 else ''}"

@@ -1,0 +1,120 @@
+"""What is examined: a table, what it is meant for, and what its files hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kinetext.doctor.looking import Look
+from kinetext.doctor.survey import Facts, Range
+from kinetext.manifest import RESERVED, Manifest, Row
+from kinetext.text import TokenizerName
+from kinetext.video import Fit
+
+_MOST_CLASSES = 1000
+_LONGEST_NAME = 80  # characters of a class; what is longer is a text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the data is meant for: the part of a recipe that concerns it.
+
+    Args:
+        targets: label columns; None finds those that look like labels.
+        multi: which of them hold several classes, separated by "|".
+        numeric: which of them hold numbers.
+        text: the column of texts, "" for none.
+        tokenizer: how a text is cut into tokens; None where a pretrained tokeniser does that.
+        max_tokens: the longest text that is read whole.
+        num_frames: frames that a clip is read as, 0 where nothing is decided.
+        size: the side of the square that frames are read as, in pixels; 0 where nothing is decided.
+        fit: how a frame becomes a square.
+        own_splits: whether the table's own splits are used, and not folds.
+    """
+
+    targets: tuple[str, ...] | None = None
+    multi: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    text: str = "text"
+    tokenizer: TokenizerName | None = "word"
+    max_tokens: int = 32
+    num_frames: int = 0
+    size: int = 0
+    fit: Fit = "squash"
+    own_splits: bool = True
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A table and all that is known of it.
+
+    Args:
+        table: its rows, also broken ones.
+        plan: what it is meant for.
+        broken: row number -> what is wrong with a row on its own.
+        facts: file -> what it holds; empty where files were not read.
+    """
+
+    table: Manifest
+    plan: Plan
+    broken: Mapping[int, str] = field(default_factory=dict)
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, in table order."""
+        return self.table.rows
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of classes."""
+        named = self.plan.targets
+        known = [name for name in self.table.columns if name not in RESERVED and name != self.plan.text]
+        if named is None:
+            return tuple(name for name in known if name not in self.plan.numeric and self._has_classes(name))
+        return tuple(name for name in named if name in known and name not in self.plan.numeric)
+
+    def names(self, row: Row, column: str) -> tuple[str, ...]:
+        """The classes of a row in a column; () where it is unlabelled."""
+        return self.table.names(row, column)
+
+    def text(self, row: Row) -> str | None:
+        """The text of a row."""
+        return row.text if self.plan.text == "text" else row.labels.get(self.plan.text)
+
+    def split(self, row: Row) -> str:
+        """The split of a row, "" where none is decided yet."""
+        return row.split if self.plan.own_splits else ""
+
+    def facts_of(self, row: Row) -> Facts | None:
+        """What the file of a row holds, where it can be read."""
+        facts = self.facts.get(row.file or "")
+        return facts if facts and not facts.trouble else None
+
+    def look(self, row: Row) -> Look | None:
+        """What the clip of a row shows."""
+        facts = self.facts_of(row)
+        one = facts.looks.get(part(row)) if facts else None
+        return one if isinstance(one, Look) else None
+
+    def _has_classes(self, column: str) -> bool:
+        """Whether a column looks like labels: names that come again, neither vectors nor texts nor numbers of a scale."""
+        cells = [cell for row in self.rows if (cell := row.labels.get(column))]
+        distinct = Counter(cells)
+        if not 2 <= len(distinct) <= _MOST_CLASSES or 2 * len(distinct) > len(cells):
+            return False
+        return max(map(len, distinct)) <= _LONGEST_NAME and not any("." in name and _number(name) for name in distinct)
+
+
+def part(row: Row) -> Range:
+    """The stretch of its file that a row names."""
+    return row.start, row.end
+
+
+def _number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,344 @@
+"""Every file of a dataset, read once: what it holds and shows, kept by the hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Literal
+
+from kinetext import video
+from kinetext.doctor.looking import SIDE, TIMES, Look, look
+from kinetext.runtime import whole_file
+from kinetext.types import DataError, Progress
+
+Range = tuple[float | None, float | None]
+Trouble = Literal["", "missing", "empty", "audio-only", "truncated", "unreadable"]
+WHOLE: Range = (None, None)
+
+_FORMAT = 1  # of what is kept; another number, and every file is read anew
+_FEW = 48  # files that are read sooner than a second process has started
+_READY = "ready\n"
+_LONGEST = 3600.0  # seconds that a file may take
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file holds.
+
+    Args:
+        digest: SHA-256 of its content; "" where it is missing or empty.
+        size: bytes.
+        trouble: why it can't be read, "" if it can.
+        why: the same in words.
+        num_frames: frames that were decoded; 0 where it can't be read.
+        header_frames: frames that its header says it has, 0 where it says nothing.
+        fps: frames a second, the mean where it varies; 0 for an image.
+        seconds: from the first frame to the end of the last; 0 for an image.
+        width: pixels as displayed.
+        height: pixels as displayed.
+        rotation: the clockwise turn that displaying takes, in degrees.
+        mirrored: whether displaying takes a mirror.
+        steady: whether every frame is shown for as long as the others.
+        looks: start and end in seconds -> what is shown between them, or why nothing is.
+    """
+
+    digest: str
+    size: int
+    trouble: Trouble = ""
+    why: str = ""
+    num_frames: int = 0
+    header_frames: int = 0
+    fps: float = 0.0
+    seconds: float = 0.0
+    width: int = 0
+    height: int = 0
+    rotation: int = 0
+    mirrored: bool = False
+    steady: bool = True
+    looks: Mapping[Range, Look | str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As text that ``from_json`` reads."""
+        looks = [[start, end, one if isinstance(one, str) else asdict(one)] for (start, end), one in self.looks.items()]
+        return json.dumps({**asdict(self), "looks": looks}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Facts:
+        """Reads what ``to_json`` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        raw: dict[str, Any] = json.loads(text)
+        looks = {(start, end): one if isinstance(one, str) else _look(one) for start, end, one in raw.pop("looks")}
+        return cls(**raw, looks=looks)
+
+
+def _look(raw: dict[str, Any]) -> Look:
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+    return Look(**values)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A file to be read, and the stretches of it that rows name."""
+
+    root: str
+    file: str
+    ranges: tuple[Range, ...]
+    cache: str | None
+
+
+def survey(
+    root: Path,
+    ranges: Mapping[str, Sequence[Range]],
+    *,
+    cache: Path | None = None,
+    processes: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Facts]:
+    """Reads files, in several processes where there are many; what was found before is taken from ``cache``, so that an
+    interrupted survey goes on where it was. A file that makes a decoder crash is a file that can't be read.
+
+    Args:
+        ranges: file, relative to ``root`` -> starts and ends that rows name, in seconds.
+        cache: a folder; None keeps nothing.
+        processes: how many, 1 is this one; 0 is as many as the machine has cores, where the files are many.
+
+    Raises:
+        DataError: the cache can't be written.
+    """
+    jobs = [
+        _Job(str(root.absolute()), file, tuple(dict.fromkeys(some)), str(cache.absolute()) if cache else None)
+        for file, some in ranges.items()
+    ]
+    many = processes or (_cores() if len(jobs) > _FEW else 1)
+    read = _in_processes(jobs, many) if many > 1 else ((job, _read(job)) for job in jobs)
+    done: dict[str, Facts] = {}
+    for job, facts in read:
+        done[job.file] = facts
+        if progress:
+            progress(len(done), len(jobs))
+    return {job.file: done[job.file] for job in jobs}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_processes(jobs: Sequence[_Job], processes: int) -> Iterator[tuple[_Job, Facts]]:
+    """Facts as they are found, by processes that a thread each talks to. One that dies takes no other file with it.
+
+    They are no children of ``multiprocessing``: that would run a user's own script again in each of them.
+    """
+    todo: SimpleQueue[_Job] = SimpleQueue()
+    done: SimpleQueue[tuple[_Job, Facts] | BaseException] = SimpleQueue()
+    for job in jobs:
+        todo.put(job)
+    readers = [_Reader(todo, done) for _ in range(min(processes, len(jobs)))]
+    try:
+        for reader in readers:
+            reader.thread.start()
+        for _ in jobs:
+            found = done.get()
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+    finally:
+        for reader in readers:
+            reader.end()
+
+
+class _Reader:
+    """A process that reads files, and the thread that talks to it: a line of JSON each way."""
+
+    def __init__(self, todo: SimpleQueue[_Job], done: SimpleQueue[tuple[_Job, Facts] | BaseException]) -> None:
+        self.todo, self.done, self.ended = todo, done, False
+        self.process: subprocess.Popen[str] | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def end(self) -> None:
+        """Ends both; what is being read is given up."""
+        self.ended = True
+        if self.process:
+            self.process.kill()
+        if self.thread.ident:
+            self.thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self.ended:
+                job = self.todo.get_nowait()
+                self.done.put((job, self._ask(job)))
+        except Empty:
+            pass
+        except (OSError, DataError) as error:
+            if not self.ended:
+                self.done.put(error)
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+
+    def _ask(self, job: _Job) -> Facts:
+        if self.process is None:
+            self.process = _started()
+        process = self.process
+        assert process.stdin and process.stdout
+        clock = threading.Timer(_LONGEST, process.kill)
+        clock.start()
+        try:
+            process.stdin.write(json.dumps(asdict(job)) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        clock.cancel()
+        if not line:
+            process.communicate()
+            self.process = None
+            path = Path(job.root, job.file)
+            return Facts(_digest(path), path.stat().st_size, "unreadable", "its decoder crashes, or does not end")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise DataError(answer["error"])
+        return Facts.from_json(answer["facts"])
+
+
+def _started() -> subprocess.Popen[str]:
+    """A process that is ready for files.
+
+    Raises:
+        DataError: it can't be started, so that no file is to blame for its end.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from kinetext.doctor import survey; survey.serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        start_new_session=True,  # a terminal's Ctrl-C is the main process's to hear
+    )
+    assert process.stdout
+    if process.stdout.readline() != _READY:
+        process.kill()
+        process.communicate()
+        raise DataError("doctor: no process to read files could be started; see above")
+    return process
+
+
+def serve() -> None:
+    """Reads files that lines of stdin name, and answers on stdout, until stdin ends."""
+    sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    print(_READY, end="", flush=True)
+    for line in sys.stdin:
+        raw = json.loads(line)
+        job = _Job(raw["root"], raw["file"], tuple((start, end) for start, end in raw["ranges"]), raw["cache"])
+        try:
+            answer = {"facts": _read(job).to_json()}
+        except DataError as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
+
+
+def _read(job: _Job) -> Facts:
+    """A file's facts, from the cache or from the file."""
+    path = Path(job.root, job.file)
+    try:
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            return Facts("", 0, "missing", "there is no such file")
+        if size == 0:
+            return Facts("", 0, "empty", "the file is empty")
+        digest = _digest(path)
+    except OSError as error:
+        return Facts("", 0, "unreadable", error.strerror or str(error))
+    kept = Path(job.cache, digest[:2], f"{digest}.json") if job.cache else None
+    old = _kept(kept)
+    if old and all(one in old.looks or old.trouble for one in job.ranges):
+        return old
+    facts = _facts(path, digest, size, job.ranges)
+    if kept:
+        _keep(kept, facts)
+    return facts
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kept(path: Path | None) -> Facts | None:
+    """What was found before; what can't be read is found anew."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        head, _, body = path.read_text(encoding="utf-8").partition("\n")
+        return Facts.from_json(body) if head == _head() else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _head() -> str:
+    return f"kinetext doctor {_FORMAT}"
+
+
+def _keep(path: Path, facts: Facts) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            temporary.write_text(f"{_head()}\n{facts.to_json()}", encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"{path}: can't be written ({error.strerror or error}); set KINETEXT_CACHE to a folder with room"
+        ) from error
+
+
+def _facts(path: Path, digest: str, size: int, ranges: Sequence[Range]) -> Facts:
+    """Decodes every frame of a file, and looks at the stretches that are asked for."""
+    try:
+        info = video.probe(path)
+        aspect = info.width / info.height
+        whole = look(video.stream(path, size=SIDE, fit="squash"), info.num_frames, aspect)
+        steady = video.is_steady(path)
+    except video.VideoError as error:
+        why = str(error).removeprefix(f"{path}: ")
+        return Facts(digest, size, _trouble(why), why)
+    looks = {one: whole if one == WHOLE else _stretch(path, one, aspect) for one in ranges}
+    return Facts(
+        digest,
+        size,
+        num_frames=whole.frames,
+        fps=info.fps,
+        seconds=info.duration,
+        width=info.width,
+        height=info.height,
+        rotation=info.rotation,
+        mirrored=info.mirrored,
+        steady=steady,
+        looks=looks,
+    )
+
+
+def _stretch(path: Path, part: Range, aspect: float) -> Look | str:
+    """A look at frames evenly over a stretch of a file, read as training reads them; or why there are none."""
+    try:
+        clip = video.read_clip(path, num_frames=2 * TIMES, size=SIDE, start=part[0], end=part[1], fit="squash")
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return look(clip.unbind(1), 2 * TIMES, aspect)
+
+
+def _trouble(why: str) -> Trouble:
+    if why.startswith("truncated"):
+        return "truncated"
+    return "audio-only" if why.startswith("no video stream") else "unreadable"
