@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kinetext import assemble, codecs, datasets, encoders, fusion, generators, tasks, video
+from kinetext.apps import packing
 from kinetext.config import Recipe
 from kinetext.contracts import (
     check_codec,
@@ -138,8 +139,18 @@ def clips_in_a_folder(folder: Path, split: str) -> Dataset:
     )  # fmt: skip
 
 
+def packed_clips(folder: Path, split: str) -> Dataset:
+    """The same ones from shards."""
+    clips_in_a_folder(folder, split)
+    packing.pack(folder, folder / "packed", packing.Packing(size=32, fps=8.0))
+    return datasets.REGISTRY["shards"](
+        root=str(folder / "packed"), split=split, targets=("shade",), num_frames=2, size=16, sampling="random",
+        clip_seconds=0.25, flip=True, crop_jitter=0.5,
+    )  # fmt: skip
+
+
 # how to make each dataset at a small size; a new dataset gets a line here
-DATASETS = {"digits": digits, "folder": clips_in_a_folder, "shapes": shapes}
+DATASETS = {"digits": digits, "folder": clips_in_a_folder, "shapes": shapes, "shards": packed_clips}
 
 
 def test_a_check_leaves_no_trace() -> None:

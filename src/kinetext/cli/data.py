@@ -41,3 +41,47 @@ def show(
     terminal.table(str(folder), ("file", "text", "labels", "split"), rows)
     if any(file for file, *_ in rows):
         typer.echo(sheet)
+
+
+@verbs.command("pack")
+def pack(
+    folder: Annotated[Path, typer.Argument(help="A folder with clips and a table.")],
+    out: Annotated[Path, typer.Argument(help="A new folder; or an unfinished pack, which goes on.")],
+    size: Annotated[int, typer.Option(help="Pixels, the side of the square frames: that of the training.")] = 128,
+    num_frames: Annotated[int, typer.Option(help="Frames of every clip, spread over all of it; 16 if no --fps.")] = 0,
+    fps: Annotated[float, typer.Option(help="Frames a second instead, for random windows.")] = 0.0,
+    channels: Annotated[int, typer.Option(help="3 (RGB) or 1 (luma).")] = 3,
+    fit: Annotated[str, typer.Option(help="crop, squash or pad.")] = "crop",
+    region: Annotated[
+        tuple[float, float, float, float], typer.Option(help="Left, top, right, bottom: the part that is looked at.")
+    ] = (0.0, 0.0, 1.0, 1.0),
+    exact: Annotated[bool, typer.Option("--exact", help="Keep every bit; three times as large.")] = False,
+    quality: Annotated[int, typer.Option(help="Of the JPEG frames, 1 to 100.")] = 95,
+    shard_mb: Annotated[int, typer.Option(help="Megabytes of a shard.")] = 256,
+    workers: Annotated[int, typer.Option(help="Processes that read clips.")] = 0,
+    manifest: Annotated[str, typer.Option(help="The table, if not metadata.*.")] = "",
+) -> None:
+    """Write a dataset as training-ready tar shards; an interrupted pack goes on when it is asked for again."""
+    from kinetext.apps import packing, terminal
+
+    made = packing.Packing.asked(
+        size=size, num_frames=num_frames, fps=fps, channels=channels, fit=fit, region=region, exact=exact,
+        quality=quality, shard_mb=shard_mb,
+    )  # fmt: skip
+    with terminal.bar("samples") as progress:
+        shards = packing.pack(folder, out, made, table=manifest, workers=workers, progress=progress)
+    typer.echo(f"{out}: {shards} shards")
+
+
+@verbs.command("verify")
+def verify(folder: Annotated[Path, typer.Argument(help="What kinetext data pack wrote.")]) -> None:
+    """Compare every byte of packed shards with their checksums; exit code 1 where one has changed."""
+    from kinetext.apps import packing, terminal
+
+    with terminal.bar("shards") as progress:
+        damaged = packing.verify(folder, progress)
+    for line in damaged:
+        typer.echo(line, err=True)
+    if damaged:
+        raise typer.Exit(1)
+    typer.echo(f"{folder}: every byte is as it was packed")

@@ -3,6 +3,7 @@
 from kinetext.datasets.digits import Digits
 from kinetext.datasets.folder import Folder
 from kinetext.datasets.shapes import Shapes
+from kinetext.datasets.shards import Shards
 from kinetext.interfaces import Registry
 
-REGISTRY: Registry = {"digits": Digits, "folder": Folder, "shapes": Shapes}
+REGISTRY: Registry = {"digits": Digits, "folder": Folder, "shapes": Shapes, "shards": Shards}

@@ -177,7 +177,7 @@ def plain_loader(data: Dataset, collate: Collate, *, batch: int, workers: int = 
     return _batches(data, collate, chunks, workers)
 
 
-def _ignore_interrupt(worker: int) -> None:
+def ignore_interrupt(worker: int) -> None:
     """A terminal's Ctrl-C reaches the workers too; the loop still needs them to end its step and save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -219,7 +219,7 @@ def _batches(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_Collated(collate),
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=ignore_interrupt,
         multiprocessing_context="fork" if workers else None,
         pin_memory=torch.cuda.is_available(),
     )

@@ -73,10 +73,16 @@ def write_index(path: Path, entries: Sequence[Mapping[str, object]]) -> None:
     _write(path, pyarrow.Table.from_pylist(list(entries), schema=pyarrow.schema(_COLUMNS)))
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, str | float | None]], columns: Sequence[str]) -> None:
-    """Writes the table of samples; every cell is text but the numbers ``start``, ``end`` and ``weight``."""
-    kinds = {name: pyarrow.float64() if name in ("start", "end", "weight") else pyarrow.string() for name in columns}
-    _write(path, pyarrow.Table.from_pylist(list(rows), schema=pyarrow.schema(kinds)))
+def join_indices(parts: Sequence[Path], path: Path) -> None:
+    """Writes what stands in the indices of shards, in their order, as one."""
+    _write(path, pyarrow.concat_tables([pyarrow.parquet.read_table(part) for part in parts]))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Writes the table of samples, of cells by column; a row may lack some."""
+    columns = dict.fromkeys(["file_name", *(name for row in rows for name in row)])
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
+    _write(path, pyarrow.Table.from_pylist(list(rows), schema=schema))
 
 
 def _write(path: Path, table: Any) -> None:
@@ -128,11 +134,11 @@ class Pack:
         return load(self.folder, manifest=ROWS, multi=multi, whole=False)
 
 
-def check_piece(piece: bytes, crc32: int, where: str) -> None:
-    """Refuses, by a DataError that begins with ``where``, bytes that are not those that were packed."""
+def check_piece(piece: bytes, crc32: int) -> None:
+    """Refuses, by a DataError, bytes that are not those that were packed."""
     found = zlib.crc32(piece)
     if crc32 not in (-1, found):
-        raise DataError(f"{where}: damaged: CRC-32 {found:08x}, expected {crc32:08x}")
+        raise DataError(f"damaged: the CRC-32 of its bytes is {found:08x}, expected {crc32:08x}")
 
 
 def verify(folder: Path, progress: Progress | None = None) -> Iterator[str]:
@@ -149,12 +155,12 @@ def verify(folder: Path, progress: Progress | None = None) -> Iterator[str]:
     """
     pack = Pack.open(folder)
     for name, expected in pack.recipe["tables"].items():
-        if _sha256(folder / name) != expected:
+        if sha256(folder / name) != expected:
             yield f"{folder / name}: damaged: its SHA-256 is not that of {RECIPE}"
     pieces = Pieces(pack.paths())
     for number, shard in enumerate(pack.recipe["shards"]):
         path = pack.folder / shard["name"]
-        if _sha256(path) != shard["sha256"]:
+        if sha256(path) != shard["sha256"]:
             yield from _damaged(pack.index, pieces, number) or [f"{path}: damaged outside of its samples"]
         if progress:
             progress(number + 1, len(pack.recipe["shards"]))
@@ -166,12 +172,13 @@ def _damaged(index: Index, pieces: Pieces, shard: int) -> list[str]:
     for place in np.flatnonzero(index.shard == shard):
         piece = pieces.read(shard, int(index.start[place]), int(index.size[place]))
         try:
-            check_piece(piece, int(index.crc32[place]), f"{pieces.paths[shard]}: {index.key[place]}")
+            check_piece(piece, int(index.crc32[place]))
         except DataError as error:
-            found.append(str(error))
+            found.append(f"{pieces.paths[shard]}: {index.key[place]}: {error}")
     return found
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of the content of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

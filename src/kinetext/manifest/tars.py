@@ -10,6 +10,7 @@ import io
 import os
 import re
 import tarfile
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ class Pieces:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
-        self._open: OrderedDict[int, io.FileIO] = OrderedDict()
+        self._open: OrderedDict[int, int] = OrderedDict()
+        weakref.finalize(self, _close, self._open)
 
     def read(self, number: int, start: int, size: int) -> bytes:
         """Bytes [start, start + size) of file ``number``.
@@ -130,17 +132,22 @@ class Pieces:
         """
         try:
             # a read at a place moves nothing that forked processes share
-            data = os.pread(self._file(number).fileno(), size, start)
+            data = os.pread(self._file(number), size, start)
         except OSError as error:
             raise DataError(f"{self.paths[number]}: can't be read ({error.strerror or error})") from error
         if len(data) < size:
             raise DataError(f"{self.paths[number]}: ends at byte {start + len(data)}, expected {size - len(data)} more")
         return data
 
-    def _file(self, number: int) -> io.FileIO:
+    def _file(self, number: int) -> int:
         if number not in self._open:
             if len(self._open) >= _OPEN:
-                self._open.popitem(last=False)[1].close()
-            self._open[number] = io.FileIO(self.paths[number])
+                os.close(self._open.popitem(last=False)[1])
+            self._open[number] = os.open(self.paths[number], os.O_RDONLY | os.O_CLOEXEC)
         self._open.move_to_end(number)
         return self._open[number]
+
+
+def _close(handles: Mapping[int, int]) -> None:
+    for handle in handles.values():
+        os.close(handle)

@@ -6,7 +6,7 @@ times at which they are shown, and what can't be decoded without a flaw is a ``V
 
 from kinetext.video.frames import VideoError
 from kinetext.video.keeping import Kept
-from kinetext.video.looking import Look
+from kinetext.video.looking import Look, extent
 from kinetext.video.reading import (
     SUFFIXES,
     WHOLE,
@@ -21,7 +21,7 @@ from kinetext.video.reading import (
     read_provenance,
     to_float,
 )
-from kinetext.video.storing import Stored, frames_of, is_stored, restore, store
+from kinetext.video.storing import Stored, as_file, frames_of, is_stored, restore, store
 from kinetext.video.streaming import count_frames, is_steady, stream
 from kinetext.video.writing import Writer, frame_rate, to_bytes, write, write_gif, write_png
 
@@ -37,8 +37,10 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "Writer",
+    "as_file",
     "check_region",
     "count_frames",
+    "extent",
     "frame_rate",
     "frames_of",
     "is_steady",

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from kinetext.types import DataError, joined
-from kinetext.video.reading import Fit, Region, Sampling, check_region, read_clip
+from kinetext.video.frames import timeline
+from kinetext.video.reading import Fit, Region, Sampling, check_region, frame_range, read_clip
 
 
 @dataclass(frozen=True)
@@ -122,3 +123,15 @@ class Look:
         if self.training and self.flip and torch.rand((), generator=dice) < 0.5:
             clip = clip.flip(-1)
         return clip
+
+
+def extent(path: Path, start: float | None, end: float | None) -> tuple[int, float]:
+    """How many frames a range of a file has, and how many seconds they are on screen; 0 for an image.
+
+    Raises:
+        VideoError: the file is missing or broken, or does not reach ``end``.
+    """
+    line = timeline(path)
+    low, high = frame_range(path, line, start, end)
+    until = line.times[high] if high < len(line) else line.duration
+    return high - low, float(until - line.times[low])

@@ -157,7 +157,7 @@ def read_clip(
         raise DataError("sampling: 'random' needs clip_seconds or fps, and rng")
     path = Path(path)
     line = timeline(path)
-    low, high = _range(path, line, start, end)
+    low, high = frame_range(path, line, start, end)
     if seconds is not None:
         low, high = _window(line, low, high, seconds, rng if sampling == "random" else None)
     numbers = [low + (2 * i + 1) * (high - low) // (2 * num_frames) for i in range(num_frames)]
@@ -251,7 +251,7 @@ def _seconds(num_frames: int, clip_seconds: float | None, fps: float | None) -> 
     return num_frames / fps if fps is not None else clip_seconds
 
 
-def _range(path: Path, line: Timeline, start: float | None, end: float | None) -> tuple[int, int]:
+def frame_range(path: Path, line: Timeline, start: float | None, end: float | None) -> tuple[int, int]:
     """The numbers of the frames on screen in [start, end): first, and one past the last."""
     frame = 1 / line.fps if line.fps else 0.0
     if start is not None and not 0 <= start <= max(line.duration - _SLACK, 0):

@@ -1,0 +1,323 @@
+"""Datasets as training-ready shards: clips as small as they are trained at, any of them read at once, with checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+
+import kinetext
+from kinetext import manifest, video
+from kinetext.datasets.loader import ignore_interrupt
+from kinetext.manifest import Manifest, Row, packed, tars
+from kinetext.runtime import whole_file
+from kinetext.types import DataError, KinetextError, Progress, check_between
+
+_BEGUN = "unfinished.json"  # what a pack that is not whole yet is made with
+_MOST_FRAMES = 2**14  # of a packed clip, which is decoded as a whole
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What shards are made with.
+
+    Args:
+        size: pixels, the side of the square frames, 1 to 4096.
+        num_frames: frames of a clip, spread over all of it, 1 to 2**14; 0 with ``fps``.
+        fps: frames a second of the clip, more than 0, at most 1000; 0 with ``num_frames``.
+        channels: 3 (RGB) or 1 (luma).
+        fit, region: as of ``video.read_clip``.
+        stored: "jpeg", every frame a JPEG; or "exact", every bit.
+        quality: of JPEGs, 1 to 100; without chroma subsampling.
+        shard_mb: a shard is closed before it grows beyond so many megabytes, 1 to 1,000,000, unless one sample does.
+
+    Raises:
+        DataError: one of them is outside its range.
+    """
+
+    size: int
+    num_frames: int = 0
+    fps: float = 0.0
+    channels: int = 3
+    fit: video.Fit = "crop"
+    region: video.Region = video.WHOLE
+    stored: video.Stored = "jpeg"
+    quality: int = 95
+    shard_mb: int = 256
+
+    def __post_init__(self) -> None:
+        if bool(self.num_frames) == bool(self.fps):
+            raise DataError(
+                f"num_frames and fps: {self.num_frames} and {self.fps:g}, expected one of them, the other 0"
+            )
+        check_between("num_frames", self.num_frames, 0, _MOST_FRAMES)
+        check_between("fps", self.fps, 0, 1000)
+        check_between("size", self.size, 1, 4096)
+        check_between("quality", self.quality, 1, 100)
+        check_between("shard_mb", self.shard_mb, 1, 1_000_000)
+        video.Look(False, 1, self.size, self.channels, "uniform", 0.0, self.fit, self.region, False, 0.0)  # checks them
+
+    @classmethod
+    def asked(
+        cls,
+        *,
+        size: int,
+        num_frames: int,
+        fps: float,
+        channels: int,
+        fit: str,
+        region: tuple[float, float, float, float],
+        exact: bool,
+        quality: int,
+        shard_mb: int,
+    ) -> Packing:
+        """What a command line asks for: without ``num_frames`` and ``fps``, 16 frames."""
+        return cls(
+            size, num_frames or (0 if fps else 16), fps, channels, cast("video.Fit", fit), region,
+            "exact" if exact else "jpeg", quality, shard_mb,
+        )  # fmt: skip
+
+
+def pack(
+    root: Path,
+    out: Path,
+    packing: Packing,
+    *,
+    table: str = "",
+    workers: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> int:
+    """Writes the samples of a folder as tar shards with an index, checksums and what they were made with.
+
+    The same rows and options give the same bytes, however many workers there are. A pack that was interrupted goes on
+    after its last whole shard when it is asked for again.
+
+    Args:
+        root: the folder, with a table.
+        out: a new or empty folder, or one that holds the unfinished pack.
+        table: relative to ``root`` or absolute; "" finds it.
+        workers: processes that read clips, 0 for none besides this one.
+        seed: of the split that is made where the table has none.
+        progress: called with the samples done, and all.
+
+    Returns:
+        How many shards there are.
+
+    Raises:
+        DataError: the table or a clip can't be read, or ``out`` holds something else.
+    """
+    rows = manifest.with_splits(manifest.load(root, manifest=table or None), seed=seed)
+    recipe = _recipe(rows, packing)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / packed.RECIPE).is_file():
+            _check_same(out, packed.Pack.open(out).recipe, recipe)
+        else:
+            begun = _begin(out, rows, recipe)
+            _write_shards(out, rows, packing, begun, workers, progress)
+            _finish(out, rows, recipe, begun["shards"])
+    except OSError as error:
+        raise DataError(f"{out}: can't be written ({error})") from error
+    return len(packed.Pack.open(out).recipe["shards"])
+
+
+def verify(folder: Path, progress: Progress | None = None) -> list[str]:
+    """What of a pack is no longer as it was written, in sentences that name shard and key.
+
+    Raises:
+        DataError: the pack is not whole.
+    """
+    return list(packed.verify(folder, progress))
+
+
+def _recipe(rows: Manifest, packing: Packing) -> dict[str, Any]:
+    """What a pack is made of and with; neither names a place nor a time."""
+    told = hashlib.sha256()
+    for row in rows.rows:
+        told.update(json.dumps(_told(row), ensure_ascii=False).encode())
+    source = {"table": rows.path.name, "rows": len(rows.rows), "sha256": told.hexdigest()}
+    versions = {"kinetext": kinetext.__version__} | {name: version(name) for name in ("av", "pillow", "torch")}
+    options = asdict(packing) | {"region": list(packing.region)}
+    return {"format": packed.FORMAT, "options": options, "source": source, "versions": versions}
+
+
+def _told(row: Row) -> dict[str, Any]:
+    """What the table says of a sample, without what it leaves out."""
+    cells = {"file_name": row.file, "text": row.text, "start": row.start, "end": row.end, "group": row.group}
+    told = {name: cell for name, cell in cells.items() if cell not in (None, "")} | dict(row.labels)
+    return told | {"split": row.split, "weight": row.weight}
+
+
+def _begin(out: Path, rows: Manifest, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there of a pack that was interrupted, or the beginning of one."""
+    files = sorted({row.file for row in rows.rows if row.file})
+    stats = [_path(rows, file).stat() for file in files]
+    state = hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()
+    path = out / _BEGUN
+    if not path.is_file():
+        if any(out.iterdir()):
+            raise DataError(f"{out}: has something else in it, expected a new or empty folder")
+        begun = {"recipe": recipe, "files": state, "shards": []}
+        _note(path, begun)
+        return begun
+    for left in out.glob(".*.tmp"):  # of a process that was killed
+        left.unlink()
+    try:
+        begun = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: can't be read ({error}); delete the folder to begin anew") from error
+    _check_same(out, begun["recipe"], recipe)
+    if begun["files"] != state:
+        raise DataError(f"{out}: clips were changed since this pack was begun; delete the folder to begin anew")
+    return cast("dict[str, Any]", begun)
+
+
+def _check_same(out: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuses to go on with what was packed otherwise."""
+    for part in ("options", "source", "versions"):
+        differ = [name for name, value in asked[part].items() if there[part].get(name) != value]
+        if differ:
+            name = differ[0]
+            raise DataError(
+                f"{out}: was packed with {name} {there[part].get(name)!r}, now it is {asked[part][name]!r}; "
+                "choose another folder, or delete it"
+            )
+
+
+def _note(path: Path, value: Mapping[str, Any]) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A packed sample: its piece of a tar, and what the index says of it."""
+
+    key: str
+    piece: bytes
+    frames: int
+    source_frames: int
+    seconds: float
+
+
+def _write_shards(
+    out: Path, rows: Manifest, packing: Packing, begun: dict[str, Any], workers: int, progress: Progress | None
+) -> None:
+    """All shards that are not there yet, one after another."""
+    done, total = sum(shard["samples"] for shard in begun["shards"]), len(rows.rows)
+    coming = _samples(rows, packing, done, workers)
+    sample = next(coming, None)
+    while sample is not None:
+        number = len(begun["shards"])
+        path, places, told = out / f"shard-{number:06}.tar", list[dict[str, object]](), hashlib.sha256()
+        size = 0
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            while sample is not None and (not size or size + len(sample.piece) <= packing.shard_mb * 10**6):
+                file.write(sample.piece)
+                told.update(sample.piece)
+                place = {name: getattr(sample, name) for name in ("key", "frames", "source_frames", "seconds")}
+                place |= {"shard": number, "start": size, "size": len(sample.piece)}
+                places.append(place | {"crc32": zlib.crc32(sample.piece)})
+                size += len(sample.piece)
+                done += 1
+                if progress:
+                    progress(done, total)
+                sample = next(coming, None)
+            file.write(tars.END)
+            told.update(tars.END)
+        packed.write_index(_part(out, number), places)
+        shard = {"name": path.name, "samples": len(places), "bytes": size + len(tars.END), "sha256": told.hexdigest()}
+        begun["shards"].append(shard)
+        _note(out / _BEGUN, begun)
+
+
+def _part(out: Path, number: int) -> Path:
+    """The index of one shard of an unfinished pack."""
+    return out / f"shard-{number:06}.parquet"
+
+
+def _finish(out: Path, rows: Manifest, recipe: Mapping[str, Any], shards: Sequence[Mapping[str, Any]]) -> None:
+    """The tables of all samples; last the recipe, which says that the pack is whole."""
+    parts = [_part(out, number) for number in range(len(shards))]
+    packed.join_indices(parts, out / packed.INDEX)
+    packed.write_rows(out / packed.ROWS, [{k: str(v) for k, v in _told(row).items()} for row in rows.rows])
+    tables = {name: packed.sha256(out / name) for name in (packed.INDEX, packed.ROWS)}
+    _note(out / packed.RECIPE, {**recipe, "tables": tables, "shards": shards})
+    for path in (*parts, out / _BEGUN):
+        path.unlink(missing_ok=True)
+
+
+def _samples(rows: Manifest, packing: Packing, start: int, workers: int) -> Iterator[_Sample]:
+    """The samples of the table from row ``start`` on, in its order, made by ``workers`` processes."""
+    loader: DataLoader[_Sample | KinetextError] = DataLoader(
+        cast("torch.utils.data.Dataset[_Sample | KinetextError]", _Made(rows, packing)),
+        sampler=range(start, len(rows.rows)),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=ignore_interrupt,
+        multiprocessing_context="fork" if workers else None,
+    )
+    for made in loader:
+        if isinstance(made, KinetextError):
+            raise made
+        yield made
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Packs the sample of a row; a mistake in the data is handed over as a value, as by the loader of a training."""
+
+    rows: Manifest
+    packing: Packing
+
+    def __len__(self) -> int:
+        return len(self.rows.rows)
+
+    def __getitem__(self, index: int) -> _Sample | KinetextError:
+        row = self.rows.rows[index]
+        try:
+            return self._sample(row)
+        except KinetextError as error:
+            return DataError(
+                f"row {row.number}: {error}; mend it, or leave the row out of the table (`kinetext doctor` finds all "
+                "such rows), and pack into another folder"
+            )
+
+    def _sample(self, row: Row) -> _Sample:
+        files: Mapping[str, bytes] = {}
+        source_frames, seconds = 0, 0.0
+        if row.file:
+            files, source_frames, seconds = self._clip(_path(self.rows, row.file), row)
+        key, told = f"{row.number:08}", {"key": manifest.key_of(row), **_told(row)}
+        frames = video.frames_of(files) if files else 0
+        if files:
+            told["clip"] = {"frames": frames, "seconds": round(seconds, 6)}
+        said = json.dumps(told, ensure_ascii=False).encode()
+        members = [tars.entry(f"{key}.{name}", data) for name, data in (*files.items(), ("json", said))]
+        return _Sample(key, b"".join(members), frames, source_frames, seconds)
+
+    def _clip(self, path: Path, row: Row) -> tuple[Mapping[str, bytes], int, float]:
+        """The files of a clip, how many frames it had, and its seconds."""
+        packing = self.packing
+        had, seconds = video.extent(path, row.start, row.end)
+        count = min(had, packing.num_frames or max(1, round(seconds * packing.fps)))
+        if count > _MOST_FRAMES:
+            raise DataError(f"{path}: {count} frames, expected at most {_MOST_FRAMES}; give it rows with start and end")
+        clip = video.read_clip(
+            path, num_frames=count, size=packing.size, channels=packing.channels, start=row.start, end=row.end,
+            fit=packing.fit, region=packing.region,
+        )  # fmt: skip
+        return video.store(clip, how=packing.stored, quality=packing.quality), had, seconds
+
+
+def _path(rows: Manifest, file: str) -> Path:
+    return rows.root / file

@@ -1,0 +1,182 @@
+"""Tar shards that others made: found by pattern, fetched where they are elsewhere, and indexed once."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+
+from kinetext.manifest.packed import INDEX, ROWS, Index, write_index, write_rows
+from kinetext.manifest.rows import SEPARATOR, Split, is_elsewhere
+from kinetext.manifest.table import Manifest, load
+from kinetext.manifest.tars import Piece, Pieces, pieces
+from kinetext.runtime import cache_folder, whole_file
+from kinetext.types import DataError
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_OWN = ("file_name", "start", "end")  # the clip of a sample is a whole member of its tar
+_VERSION = 1  # of what stands in an index
+
+
+def indexed(
+    patterns: Mapping[Split, str], multi: Sequence[str], suffixes: Sequence[str]
+) -> tuple[Manifest, Index, list[Path]]:
+    """The samples of tars, where they are, and the tars; remembered in the cache until a tar changes.
+
+    Args:
+        patterns: of the tars of a split, with "{000..009}", "{a,b}", "*", "?" or "[...]", local or URLs. Where only those of
+            train are given, a column "split" in their samples says which split they belong to.
+        multi: label columns whose cells hold several classes.
+        suffixes: of members that are clips, such as ".mp4".
+
+    Raises:
+        DataError: there are none, or one can't be fetched or read.
+    """
+    given = {split: tuple(_fetched(expanded(pattern))) for split, pattern in patterns.items() if pattern}
+    paths = [path for found in given.values() for path in found]
+    splits = [split for split, found in given.items() for _ in found] if len(given) > 1 else [""] * len(paths)
+    state = [
+        [str(path), path.stat().st_size, path.stat().st_mtime_ns, split]
+        for path, split in zip(paths, splits, strict=True)
+    ]
+    folder = (
+        cache_folder() / "shards" / hashlib.sha256(json.dumps([_VERSION, *suffixes, *state]).encode()).hexdigest()[:24]
+    )
+    try:
+        if not (folder / INDEX).is_file():  # written last
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder, paths, splits, suffixes)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: can't be written ({error}); set KINETEXT_CACHE to a folder with room for the index of shards"
+        ) from error
+    return load(folder, manifest=ROWS, multi=multi, whole=False), Index.read(folder / INDEX), paths
+
+
+def expanded(pattern: str) -> list[str]:
+    """The paths or URLs that a pattern names: braces multiply, then wildcards find local files, in the order of their names.
+
+    Raises:
+        DataError: a brace that is not closed, or no such file.
+
+    Example:
+        >>> expanded("https://x.org/{a,b}-{08..10}.tar")[:4]
+        ['https://x.org/a-08.tar', 'https://x.org/a-09.tar', 'https://x.org/a-10.tar', 'https://x.org/b-08.tar']
+    """
+    plain = _BRACES.split(pattern)  # texts and what stands in braces, in turn
+    if any(brace in text for text in plain[::2] for brace in "{}"):
+        raise DataError(f"root: {pattern!r} has braces that don't fit, expected such as {{000000..000009}} or {{a,b}}")
+    named = ["".join(parts) for parts in product(*(_choices(p) if at % 2 else [p] for at, p in enumerate(plain)))]
+    found = [path for name in named for path in ([name] if is_elsewhere(name) else sorted(glob.glob(name)))]
+    missing = [name for name in named if not is_elsewhere(name) and not glob.glob(name)]
+    if missing:
+        folder = Path(missing[0])
+        hint = "; a pack that was interrupted goes on with the same `kinetext data pack`" if folder.is_dir() else ""
+        raise DataError(f"root: no tar {missing[0]!r}{hint}")
+    folders = [path for path in found if Path(path).is_dir()]
+    if folders:
+        raise DataError(
+            f"root: {folders[0]!r} is a folder without pack.json, expected one that `kinetext data pack` made (if it was "
+            'interrupted, run it again), or tars, such as "data-{000000..000009}.tar"'
+        )
+    return found
+
+
+def _choices(inside: str) -> list[str]:
+    bounds = _RANGE.fullmatch(inside)
+    if not bounds:
+        return inside.split(",")
+    low, high = bounds.groups()
+    return [f"{number:0{len(low)}}" for number in range(int(low), int(high) + 1)]
+
+
+def _fetched(names: Sequence[str]) -> Iterator[Path]:
+    """Local paths, those of what is elsewhere in the cache."""
+    for name in names:
+        yield fetch(name) if is_elsewhere(name) else Path(name).absolute()
+
+
+def fetch(url: str) -> Path:
+    """Copies a file from elsewhere to the cache, where it is not there yet; it appears whole.
+
+    Raises:
+        DataError: it can't be fetched, or there is no room.
+    """
+    path = cache_folder() / "fetched" / hashlib.sha256(url.encode()).hexdigest()[:24] / url.rpartition("/")[2]
+    if path.is_file():
+        return path
+    try:
+        import fsspec
+    except ImportError as error:
+        raise DataError(f"{url}: reading what is elsewhere needs fsspec; pip install 'kinetext[remote]'") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary, fsspec.open(url, "rb") as source, temporary.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 2**20)
+    except Exception as error:  # every protocol of fsspec has errors of its own
+        raise DataError(f"{url}: can't be fetched ({type(error).__name__}: {error})") from error
+    return path
+
+
+def _write(folder: Path, paths: Sequence[Path], splits: Sequence[str], suffixes: Sequence[str]) -> None:
+    """Indexes tars into a folder of the cache."""
+    reader = Pieces(paths)
+    rows: list[dict[str, str]] = []
+    places: list[dict[str, object]] = []
+    for shard, path in enumerate(paths):
+        for piece in pieces(path):
+            row = _row(piece, reader, shard, suffixes)
+            rows.append(row | ({"split": splits[shard]} if splits[shard] else {}))
+            places.append(
+                {"key": piece.key, "shard": shard, "start": piece.start, "size": piece.size}
+                | dict.fromkeys(("crc32", "frames", "source_frames", "seconds"), -1)
+            )
+    if not rows:
+        raise DataError(f"{paths[0]}: no samples in it")
+    write_rows(folder / ROWS, rows)
+    write_index(folder / INDEX, places)
+
+
+def _row(piece: Piece, reader: Pieces, shard: int, suffixes: Sequence[str]) -> dict[str, str]:
+    """What the small members of a sample say."""
+
+    def text_of(name: str) -> str:
+        try:
+            return reader.read(shard, *piece.members[name]).decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{reader.paths[shard]}: {piece.key}.{name} is not UTF-8") from error
+
+    row: dict[str, str] = {}
+    if "json" in piece.members:
+        try:
+            said = json.loads(text_of("json"))
+        except ValueError as error:
+            raise DataError(f"{reader.paths[shard]}: {piece.key}.json is not JSON ({error})") from error
+        cells = {name: _cell(value) for name, value in said.items()} if isinstance(said, dict) else {}
+        row = {name: cell for name, cell in cells.items() if cell is not None and name not in _OWN}
+    row |= {column: text_of(name) for name, column in (("txt", "text"), ("cls", "cls")) if name in piece.members}
+    if any(is_clip(name, suffixes) for name in piece.members):
+        row["file_name"] = f"{reader.paths[shard].name}/{piece.key}"
+    return row
+
+
+def is_clip(name: str, suffixes: Sequence[str]) -> bool:
+    """Whether a member, by what follows its key, is a clip or a frame of one."""
+    return name == "npy" or f".{name.rpartition('.')[2]}" in suffixes
+
+
+def _cell(value: object) -> str | None:
+    """A value of a JSON object as a cell; None where it can't be one."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(v, str) and SEPARATOR not in v for v in value):
+        return SEPARATOR.join(value)
+    return None

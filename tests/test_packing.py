@@ -1,0 +1,175 @@
+"""Packing: the same bytes however it is done, nothing done twice, and every damage found and named."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from kinetext import cli, video
+from kinetext.apps.packing import Packing, pack, verify
+from kinetext.types import DataError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clips")
+    rows = ["file_name,text,group,label"]
+    for number in range(10):
+        dice = torch.Generator().manual_seed(number)
+        frames = (torch.rand(8, 80, 96, 3, generator=dice) * 255).to(torch.uint8)
+        video.write(root / f"{number}.mp4", frames, fps=8)
+        rows.append(f"{number}.mp4,clip {number},g{number},{'odd' if number % 2 else 'even'}")
+    rows.append(",a text alone,g10,odd")
+    (root / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    return root
+
+
+SMALL = Packing(size=64, num_frames=8, stored="exact", shard_mb=1)  # a sample takes 100 kB
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packs") / "whole"
+    seen: list[tuple[int, int]] = []
+    assert pack(root, out, SMALL, progress=lambda done, total: seen.append((done, total))) == 2
+    assert seen == [(number, 11) for number in range(1, 12)]
+    return out
+
+
+def test_a_pack_is_tars_and_tables_and_what_made_it(root: Path, whole: Path) -> None:
+    names = ["index.parquet", "pack.json", "rows.parquet", "shard-000000.tar", "shard-000001.tar"]
+    assert list(content(whole)) == names
+    recipe = json.loads((whole / "pack.json").read_text(encoding="utf-8"))
+    assert recipe["options"]["size"] == 64 and recipe["source"]["rows"] == 11
+    assert [shard["samples"] for shard in recipe["shards"]] == [9, 2]
+    assert str(root) not in (whole / "pack.json").read_text(encoding="utf-8")
+    with tarfile.open(whole / "shard-000000.tar") as tar:
+        assert tar.getnames()[:2] == ["00000001.npy", "00000001.json"]
+        first = json.load(tar.extractfile("00000001.json"))  # type: ignore[arg-type]
+    split = first.pop("split")
+    assert split in ("train", "val", "test")
+    assert first == {
+        "key": "0.mp4", "file_name": "0.mp4", "text": "clip 0", "group": "g0", "label": "even", "weight": 1.0,
+        "clip": {"frames": 8, "seconds": 1.0},
+    }  # fmt: skip
+
+
+def test_workers_change_no_byte(root: Path, whole: Path, tmp_path: Path) -> None:
+    pack(root, tmp_path / "out", SMALL, workers=2)
+    assert content(tmp_path / "out") == content(whole)
+
+
+def test_an_interrupted_pack_goes_on(root: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+
+    def stop(done: int, total: int) -> None:
+        if done == 11:  # the first shard is whole by then
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(root, out, SMALL, progress=stop)
+    assert (out / "shard-000000.tar").is_file() and not (out / "pack.json").exists()
+    (out / ".shard-000001.tar.1.2.tmp").write_bytes(b"of a process that was killed")
+    with pytest.raises(DataError, match=r"pack.json: can't be read .* a pack that was interrupted has none"):
+        verify(out)
+    with pytest.raises(DataError, match="was packed with size 64, now it is 32; choose another folder"):
+        pack(root, out, Packing(size=32, num_frames=8, stored="exact", shard_mb=1))
+    seen: list[int] = []
+    read: list[str] = []
+    real = video.read_clip
+    monkeypatch.setattr(video, "read_clip", lambda path, **how: (read.append(path.name), real(path, **how))[1])
+    pack(root, out, SMALL, progress=lambda done, total: seen.append(done))
+    assert seen == [10, 11] and read == ["9.mp4"]
+    assert content(out) == content(whole)
+    pack(root, out, SMALL)  # is whole
+    assert content(out) == content(whole)
+    with pytest.raises(DataError, match="was packed with quality 95, now it is 50"):
+        pack(root, out, Packing(size=64, num_frames=8, stored="exact", shard_mb=1, quality=50))
+
+
+def test_clips_that_change_meanwhile_are_noticed(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "clips"
+    copy.mkdir()
+    for path in root.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(copy, tmp_path / "out", SMALL, progress=stop)
+    os.utime(copy / "3.mp4", (0, 0))
+    with pytest.raises(DataError, match="clips were changed since this pack was begun"):
+        pack(copy, tmp_path / "out", SMALL)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_clip_is_named_with_its_row(root: Path, tmp_path: Path, workers: int) -> None:
+    (tmp_path / "good.mp4").write_bytes((root / "0.mp4").read_bytes())
+    (tmp_path / "bad.mp4").write_bytes((root / "1.mp4").read_bytes()[:400])
+    (tmp_path / "metadata.csv").write_text("file_name,split\ngood.mp4,train\nbad.mp4,train\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"row 2: .*bad.mp4: .*mend it, or leave the row out"):
+        pack(tmp_path, tmp_path / "out", SMALL, workers=workers)
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_a_flipped_byte_is_named_with_shard_and_key(whole: Path, tmp_path: Path, shard: int) -> None:
+    for name, data in content(whole).items():
+        (tmp_path / name).write_bytes(data)
+    assert verify(tmp_path) == []
+    path = tmp_path / f"shard-{shard:06}.tar"
+    data = bytearray(path.read_bytes())
+    data[300_000 if shard == 0 else 520] ^= 4
+    path.write_bytes(data)
+    (said,) = verify(tmp_path)
+    assert said.startswith(f"{path}: {'00000003' if shard == 0 else '00000010'}: damaged")
+    data = bytearray((whole / path.name).read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    (tmp_path / "rows.parquet").write_bytes(b"x")
+    assert verify(tmp_path) == [
+        f"{tmp_path / 'rows.parquet'}: damaged: its SHA-256 is not that of pack.json",
+        f"{path}: damaged outside of its samples",
+    ]
+
+
+def test_what_packs_can_be_made_with(root: Path, tmp_path: Path) -> None:
+    for options, said in (
+        ({"num_frames": 4, "fps": 8.0}, "num_frames and fps: 4 and 8, expected one of them"),
+        ({}, "expected one of them"),
+        ({"num_frames": 4, "quality": 0}, "quality: 0, expected 1 to 100"),
+        ({"num_frames": 4, "size": 0}, "size: 0, expected 1 to 4096"),
+        ({"num_frames": 4, "fit": "stretch"}, "fit: 'stretch', expected one of crop"),
+        ({"num_frames": 4, "region": (0.5, 0.0, 0.5, 1.0)}, "region: "),
+    ):
+        with pytest.raises(DataError, match=said):
+            Packing(**{"size": 8, **options})  # type: ignore[arg-type]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="has something else in it"):
+        pack(root, tmp_path, SMALL)
+
+
+def test_the_command_line(root: Path, tmp_path: Path) -> None:
+    out, run = tmp_path / "out", CliRunner().invoke
+    made = run(
+        cli.app, ["data", "pack", str(root), str(out), "--size", "32", "--fps", "4", "--region", "0", "0", "1", "0.5"]
+    )
+    assert made.exit_code == 0 and made.output.strip().endswith("out: 1 shards")
+    options = json.loads((out / "pack.json").read_text(encoding="utf-8"))["options"]
+    assert (options["fps"], options["num_frames"], options["region"]) == (4.0, 0, [0.0, 0.0, 1.0, 0.5])
+    assert run(cli.app, ["data", "verify", str(out)]).exit_code == 0
+    data = bytearray((out / "shard-000000.tar").read_bytes())
+    data[600] ^= 1
+    (out / "shard-000000.tar").write_bytes(data)
+    damaged = run(cli.app, ["data", "verify", str(out)])
+    assert damaged.exit_code == 1 and "shard-000000.tar: 00000001: damaged" in damaged.output
