@@ -5,8 +5,12 @@ The layout is Hugging Face's VideoFolder: clips in a folder, and beside them a t
 and ``weight``.
 """
 
+from kinetext.manifest.examining import Examined, examine
+from kinetext.manifest.reading import TABLES
+from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split
+from kinetext.manifest.selection import Selection, key_of
 from kinetext.manifest.splits import SPLIT_TABLE, groups, with_fold, with_splits, with_val
-from kinetext.manifest.table import RESERVED, SEPARATOR, SPLITS, TABLES, Manifest, Row, Split, load, numbers
+from kinetext.manifest.table import Manifest, load, numbers
 from kinetext.manifest.vectors import Vectors
 
 __all__ = [
@@ -15,11 +19,15 @@ __all__ = [
     "SPLITS",
     "SPLIT_TABLE",
     "TABLES",
+    "Examined",
     "Manifest",
     "Row",
+    "Selection",
     "Split",
     "Vectors",
+    "examine",
     "groups",
+    "key_of",
     "load",
     "numbers",
     "with_fold",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import heapq
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from kinetext.manifest.table import SPLITS, Manifest, Row, Split
+from kinetext.manifest.reading import no_collector
+from kinetext.manifest.rows import SPLITS, Row, Split
+from kinetext.manifest.table import Manifest
 from kinetext.runtime import seed_of, whole_file
 from kinetext.types import DataError, joined
 
@@ -42,7 +45,8 @@ def with_splits(manifest: Manifest, *, seed: int, fractions: tuple[float, float,
     else:
         splits = _divided(manifest, seed, fractions)
         _store(path, manifest, splits)
-    rows = tuple(replace(row, split=split) for row, split in zip(manifest.rows, splits, strict=True))
+    with no_collector():
+        rows = tuple(row.moved(split) for row, split in zip(manifest.rows, splits, strict=True))
     return replace(manifest, rows=rows)
 
 
@@ -56,7 +60,7 @@ def groups(rows: Sequence[Row]) -> list[str]:
 
     def top(name: str) -> str:
         while above.setdefault(name, name) != name:
-            name = above[name]
+            above[name] = name = above.setdefault(above[name], above[name])  # halves the way for whoever comes next
         return name
 
     names = [_group(row) for row in rows]
@@ -80,17 +84,17 @@ def with_val(manifest: Manifest, share: float, *, seed: int) -> Manifest:
     names = dict(zip([row.number for row in train], groups(train), strict=True))
     sizes = Counter(names.values())
     drawn: set[str] = set()
+    rows = 0
     for group in sorted(sizes, key=lambda group: seed_of(seed, "val", group)):
-        if sum(sizes[name] for name in drawn) >= share * len(train):
+        if rows >= share * len(train):
             break
         drawn.add(group)
+        rows += sizes[group]
     if len(drawn) == len(sizes):
         raise DataError(
             f"data.val_share: {share:g}, and {manifest.path} has {len(sizes)} groups to train on; add groups"
         )
-    return replace(
-        manifest, rows=tuple(replace(r, split="val") if names.get(r.number) in drawn else r for r in manifest.rows)
-    )
+    return replace(manifest, rows=tuple(r.moved("val") if names.get(r.number) in drawn else r for r in manifest.rows))
 
 
 def with_fold(manifest: Manifest, fold: int, folds: int, *, seed: int) -> Manifest:
@@ -113,13 +117,13 @@ def with_fold(manifest: Manifest, fold: int, folds: int, *, seed: int) -> Manife
         raise DataError(f"data.folds: {folds}, expected 2 to {len(sizes)}, the groups of {manifest.path}")
     if not 0 <= fold < folds:
         raise DataError(f"data.fold: {fold}, expected 0 to {folds - 1}")
-    filled = [0] * folds
+    filled = [(0, number) for number in range(folds)]
     place: dict[str, int] = {}
     for group in sorted(sizes, key=lambda group: (-sizes[group], seed_of(seed, "fold", group))):
-        place[group] = filled.index(min(filled))
-        filled[place[group]] += sizes[group]
+        rows, place[group] = filled[0]
+        heapq.heapreplace(filled, (rows + sizes[group], place[group]))
     splits: list[Split] = ["val" if place[name] == fold else "train" for name in names]
-    return replace(manifest, rows=tuple(replace(r, split=s) for r, s in zip(manifest.rows, splits, strict=True)))
+    return replace(manifest, rows=tuple(r.moved(s) for r, s in zip(manifest.rows, splits, strict=True)))
 
 
 def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float]) -> list[Split]:

@@ -12,7 +12,8 @@ import torch
 from pyarrow import ArrowException
 from torch import Tensor
 
-from kinetext.manifest.table import RESERVED, Manifest, Row, escapes
+from kinetext.manifest.rows import RESERVED, Row, escapes
+from kinetext.manifest.table import Manifest
 from kinetext.types import DataError, joined
 
 SUFFIXES = (".npy", ".npz", ".parquet")

@@ -1,0 +1,145 @@
+"""One row of a table: what it holds, and whether its cells are legal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import PurePosixPath
+from typing import Literal
+
+from kinetext.types import joined
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+RESERVED = ("file_name", "text", "start", "end", "group", "split", "weight")
+SEPARATOR = "|"  # between the classes of a multi-label cell
+# what a file elsewhere may begin with; "memory" is fsspec's own, which reaches no disk and no network
+PROTOCOLS = ("http", "https", "s3", "gs", "az", "hf", "memory")
+
+_ELSEWHERE = tuple(f"{protocol}://" for protocol in PROTOCOLS)
+MEANT: Mapping[str, str] = {
+    "validation": "val", "valid": "val", "dev": "val", "eval": "val", "training": "train", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the table.
+
+    Args:
+        number: in the table, from 1; the header is not counted.
+        file: path under the root, a URL of a file elsewhere, or None for a row of text only.
+        text: or None.
+        start: seconds from the first frame, >= 0, or None for the beginning.
+        end: seconds, > start, or None for the end.
+        group: rows of one group are never in two splits; "" where the table gives none.
+        split: "" where the table gives none.
+        weight: >= 0.
+        labels: every other column that has a value here, as written.
+    """
+
+    number: int
+    file: str | None
+    text: str | None
+    start: float | None
+    end: float | None
+    group: str
+    split: Split | Literal[""]
+    weight: float
+    labels: Mapping[str, str]
+
+    def moved(self, split: Split) -> Row:
+        """The row in another split; ``dataclasses.replace`` takes several times as long."""
+        return Row(self.number, self.file, self.text, self.start, self.end, self.group, split, self.weight, self.labels)
+
+
+def check_row(number: int, raw: Mapping[str, object], multi: Sequence[str], problems: list[str]) -> Row:
+    """A row of raw cells checked on its own; what is wrong is added to ``problems``.
+
+    Args:
+        number: of the row, from 1.
+        raw: column -> cell, every column of the table.
+        multi: columns whose cells hold several classes.
+    """
+    found: list[str] = []
+    cells = {name: cell(name, value, multi, found) for name, value in raw.items()}
+    start, end, weight = (_number(name, cells.get(name, ""), found) for name in ("start", "end", "weight"))
+    file, text, split = cells.get("file_name", ""), cells.get("text", ""), cells.get("split", "")
+    if file:
+        found += escapes(file)
+    elif not text:
+        found.append("has neither file_name nor text")
+    elif start is not None or end is not None:
+        found.append("has start or end, but no file_name")
+    if start is not None and end is not None and start >= end:
+        found.append(f"start {start:g} s, expected less than end {end:g} s")
+    if "split" in cells and split not in SPLITS:
+        meant = MEANT.get(split.lower()) or next(iter(get_close_matches(split.lower(), SPLITS, 1)), "")
+        hint = f" (did you mean {meant!r}?)" if meant else ""
+        found.append(f"split {split!r}, expected one of {joined(SPLITS)}{hint}")
+    problems += [f"row {number}: {what}" for what in found]
+    labels = {name: cell for name, cell in cells.items() if cell and name not in RESERVED}
+    legal: Split | Literal[""] = next((known for known in SPLITS if known == split), "")
+    weight = 1.0 if weight is None else weight
+    return Row(number, file or None, text or None, start, end, cells.get("group", ""), legal, weight, labels)
+
+
+def cell(name: str, value: object, multi: Sequence[str], found: list[str]) -> str:
+    """A raw cell as text; "" where nothing stands in it. What is wrong with it is added to ``found``."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list) and name in multi and all(isinstance(v, str) and SEPARATOR not in v for v in value):
+        value = SEPARATOR.join(value)
+    if isinstance(value, list | dict | tuple | bytes):
+        found.append(f"{name} is a {type(value).__name__}, expected text or a number")
+        return ""
+    text = str(value)
+    if name in multi and text:
+        parts = text.split(SEPARATOR)
+        if "" in parts or len(set(parts)) < len(parts):
+            found.append(f"{name} {text!r}, expected different classes separated by {SEPARATOR!r}")
+    return text
+
+
+def _number(name: str, cell: str, found: list[str]) -> float | None:
+    """A number >= 0, or None where there is none."""
+    if not cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if 0 <= value < math.inf:
+        return value
+    found.append(f"{name} {cell!r}, expected a number, 0 or more")
+    return None
+
+
+def is_elsewhere(file: str) -> bool:
+    """Whether a file is named by a URL that kinetext fetches."""
+    return file.startswith(_ELSEWHERE)
+
+
+def escapes(file: str) -> list[str]:
+    """A file outside the root is refused, also where it exists: a table must not reach into other folders, and a URL
+    not into the machine's own files.
+    """
+    if ".." not in file and "://" not in file and "\0" not in file and file[:1] != "/":
+        return []  # nearly all, fast
+    if "\0" in file:
+        return [f"file_name {file!r} has a zero byte"]
+    if is_elsewhere(file):
+        return []
+    protocol, mark, _ = file.partition("://")
+    if mark and "/" not in protocol:
+        return [f"file_name {file!r} begins with {protocol}://, expected a path or one of {joined(_ELSEWHERE)}"]
+    depth = 0
+    for part in PurePosixPath(file).parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0 or file.startswith("/"):
+            return [f"file_name {file!r} leads out of the root, expected a path inside it"]
+    return []
