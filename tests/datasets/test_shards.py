@@ -258,6 +258,10 @@ def test_frames_as_pictures_and_our_own_tars_by_name(root: Path, exact: Path, tm
         one, two = tars[index], known[index]
         assert (one.text, one.labels, one.weight) == (two.text, two.labels, two.weight)
         assert one.video is two.video is None or torch.equal(one.video, two.video)  # type: ignore[arg-type]
+    with pytest.raises(
+        DataError, match=r"shard-000000.tar: .*: frames of 20x20, expected squares of 24 pixels or more"
+    ):
+        _ = Shards(root=str(exact / "shard-*.tar"), num_frames=20, size=24)[0]
     picture = io.BytesIO()
     Image.new("RGB", (32, 24), (255, 0, 0)).save(picture, "PNG")
     with tarfile.open(tmp_path / "images.tar", "w") as tar:

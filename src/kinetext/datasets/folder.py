@@ -18,7 +18,6 @@ from kinetext.manifest import Row
 from kinetext.runtime import rng
 from kinetext.types import Modality, Sample
 
-CACHE_BYTES = 2**30  # of decoded clips that a process and its workers keep
 _PROBED = 16  # clips that say whether all are equally long
 
 
@@ -106,10 +105,7 @@ class Folder(Dataset):
         if self.reads_clips:
             self.video_shape = self.look.shape
         self.fps = self._fps() if self.reads_clips else 0.0
-        self._kept: video.Kept | None = None
-        if self.reads_clips and cache and not self.look.random_window:
-            side = self.look.read_size
-            self._kept = video.Kept(len(self.rows), (channels, num_frames, side, side), CACHE_BYTES)
+        self._kept = video.kept(len(self.rows), self.look, cache and self.reads_clips)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -156,13 +152,9 @@ class Folder(Dataset):
 
     def _clip(self, index: int, row: Row, dice: torch.Generator) -> Tensor:
         """The square clip of a row, before augmentation."""
-        if self._kept and (kept := self._kept.get(index)) is not None:
-            return kept
-        assert row.file is not None
-        clip = self.look.read(self.root / row.file, row.start, row.end, dice)
-        if self._kept:
-            self._kept.put(index, clip)
-        return clip
+        file = row.file
+        assert file is not None
+        return self._kept.clip(index, lambda: self.look.read(self.root / file, row.start, row.end, dice))
 
     def _fps(self) -> float:
         """Frames a second of the sampled clips where all are equally long, judged by up to 16 of them; else 0."""

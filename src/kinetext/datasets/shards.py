@@ -55,6 +55,7 @@ class Shards(Dataset):
         folds: hold out one of so many parts as val, whatever is said of splits; 0 takes the splits.
         fold: which of them, from 0.
         seed: of every random choice, and of the split or the folds that are made.
+        cache: keep decoded clips in memory, up to 1 GiB that all workers of a loader share; random windows are always read anew.
     """
 
     fixed_text = True
@@ -83,16 +84,18 @@ class Shards(Dataset):
         folds: int = 0,
         fold: int = 0,
         seed: int = 0,
+        cache: bool = True,
     ) -> None:
         self.look = video.Look(
             split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter
         )
         self.fixed, self.seed = self.look.fixed, seed
         self.packed = (Path(root) / packed.RECIPE).is_file()
+        side = 0
         if self.packed:
             pack = packed.Pack.open(Path(root))
             _check_pack(root, pack, self.look, val or test)
-            table, self.index, paths = pack.table(multi), pack.index, pack.paths()
+            table, self.index, paths, side = pack.table(multi), pack.index, pack.paths(), pack.recipe["options"]["size"]
         else:
             patterns: dict[tables.Split, str] = {"train": root, "val": val, "test": test}
             table, self.index, paths = webdataset.indexed(patterns, multi, video.SUFFIXES)
@@ -108,6 +111,7 @@ class Shards(Dataset):
         if self.packed:
             self._check_frames(root)
         self.fps = self._fps()
+        self._kept = video.kept(len(self.rows), self.look, cache, side=side)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,7 +123,7 @@ class Shards(Dataset):
         dice = rng(self.seed, "folder", draw)  # as a folder's, so that its pack is augmented alike
         sample = self.still(index)
         try:
-            clip = self._clip(self._place(index), dice)
+            clip = self._kept.clip(index, lambda: self._clip(self._place(index), dice))
         except DataError as error:
             raise DataError(f"{self._where(index)}: {sample.key}: {error}") from error
         return replace(sample, video=self.look.augmented(clip, dice))
@@ -168,7 +172,11 @@ class Shards(Dataset):
         stored = {name: data for name, data in files.items() if video.is_stored(name)}
         if stored:
             numbers = self.look.chosen(video.frames_of(stored), float(self.index.seconds[place]), dice)
-            return video.restore(stored, numbers, channels=self.look.channels)
+            clip = video.restore(stored, numbers, channels=self.look.channels)
+            height, width = clip.shape[2:]
+            if height != width or height < self.look.read_size:
+                raise DataError(f"frames of {width}x{height}, expected squares of {self.look.read_size} pixels or more")
+            return clip
         return self.look.read(_file(files), None, None, dice)
 
     def _fps(self) -> float:

@@ -6,6 +6,7 @@ and ``weight``.
 """
 
 from kinetext.manifest.examining import Examined, examine
+from kinetext.manifest.fetching import fetch
 from kinetext.manifest.reading import TABLES
 from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split
 from kinetext.manifest.selection import Selection, key_of
@@ -26,6 +27,7 @@ __all__ = [
     "Split",
     "Vectors",
     "examine",
+    "fetch",
     "groups",
     "key_of",
     "load",

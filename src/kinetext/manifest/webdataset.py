@@ -6,16 +6,16 @@ import glob
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
+from kinetext.manifest.fetching import fetch
 from kinetext.manifest.packed import INDEX, ROWS, Index, write_index, write_rows
 from kinetext.manifest.rows import SEPARATOR, Split, is_elsewhere
 from kinetext.manifest.table import Manifest, load
 from kinetext.manifest.tars import Piece, Pieces, pieces
-from kinetext.runtime import cache_folder, whole_file
+from kinetext.runtime import cache_folder
 from kinetext.types import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -100,28 +100,6 @@ def _fetched(names: Sequence[str]) -> Iterator[Path]:
     """Local paths, those of what is elsewhere in the cache."""
     for name in names:
         yield fetch(name) if is_elsewhere(name) else Path(name).absolute()
-
-
-def fetch(url: str) -> Path:
-    """Copies a file from elsewhere to the cache, where it is not there yet; it appears whole.
-
-    Raises:
-        DataError: it can't be fetched, or there is no room.
-    """
-    path = cache_folder() / "fetched" / hashlib.sha256(url.encode()).hexdigest()[:24] / url.rpartition("/")[2]
-    if path.is_file():
-        return path
-    try:
-        import fsspec
-    except ImportError as error:
-        raise DataError(f"{url}: reading what is elsewhere needs fsspec; pip install 'kinetext[remote]'") from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary, fsspec.open(url, "rb") as source, temporary.open("wb") as copy:
-            shutil.copyfileobj(source, copy, 2**20)
-    except Exception as error:  # every protocol of fsspec has errors of its own
-        raise DataError(f"{url}: can't be fetched ({type(error).__name__}: {error})") from error
-    return path
 
 
 def _write(folder: Path, paths: Sequence[Path], splits: Sequence[str], suffixes: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ times at which they are shown, and what can't be decoded without a flaw is a ``V
 """
 
 from kinetext.video.frames import VideoError
-from kinetext.video.keeping import Kept
+from kinetext.video.keeping import Kept, kept
 from kinetext.video.looking import Look, extent
 from kinetext.video.reading import (
     SUFFIXES,
@@ -45,6 +45,7 @@ __all__ = [
     "frames_of",
     "is_steady",
     "is_stored",
+    "kept",
     "probe",
     "read_all",
     "read_clip",

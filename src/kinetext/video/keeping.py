@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from math import prod
 from multiprocessing import get_context
 
@@ -10,8 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinetext.video.looking import Look
 from kinetext.video.reading import to_float
 from kinetext.video.writing import to_bytes
+
+MOST = 2**30  # bytes of decoded clips that a process and its workers keep
 
 
 class Kept:
@@ -21,7 +25,7 @@ class Kept:
     Args:
         count: numbers are 0 to ``count`` - 1.
         shape: (C, T, H, W) of every clip.
-        most: bytes to keep; clips with numbers beyond them are not kept.
+        most: bytes to keep, 0 keeps none; clips with numbers beyond them are not kept.
     """
 
     def __init__(self, count: int, shape: tuple[int, ...], most: int) -> None:
@@ -34,6 +38,15 @@ class Kept:
         self._there = memory[size : size + self._slots]
         self._lock = get_context("fork").Lock()
 
+    def clip(self, number: int, read: Callable[[], Tensor]) -> Tensor:
+        """The clip of ``number``, kept or read."""
+        kept = self.get(number)
+        if kept is not None:
+            return kept
+        clip = read()
+        self.put(number, clip)
+        return clip
+
     def get(self, number: int) -> Tensor | None:
         """The clip of ``number``, float in [-1, 1], or None where it is not kept."""
         if number >= self._slots:
@@ -43,8 +56,19 @@ class Kept:
         return to_float(torch.from_numpy(self._clips[number])) if there else None
 
     def put(self, number: int, clip: Tensor) -> None:
-        """Keeps the clip of ``number``, float in [-1, 1], where there is room for it."""
-        if number < self._slots:
+        """Keeps the clip of ``number``, float in [-1, 1], where there is room for it and it has the shape of all."""
+        if number < self._slots and clip.shape == self.shape:
             self._clips[number] = to_bytes(clip).numpy()
             with self._lock:
                 self._there[number] = 1
+
+
+def kept(count: int, look: Look, wanted: bool, *, side: int = 0) -> Kept:
+    """Room for ``count`` clips of a look, up to 1 GiB; for none where they are not wanted, or others in every epoch.
+
+    Args:
+        side: pixels of a frame that is kept; 0 is what the look reads.
+    """
+    side = side or look.read_size
+    shape = (look.channels, look.num_frames, side, side)
+    return Kept(count, shape, MOST if wanted and not look.random_window else 0)
