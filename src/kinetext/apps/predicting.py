@@ -192,7 +192,7 @@ def _rows(source: Path, multi: Sequence[str]) -> tuple[Path, manifest.Manifest]:
     """The folder that files are in, and the rows; a file that is missing is told in its own row."""
     if source.is_file():
         return source.parent, manifest.load(source.parent, manifest=source.name, multi=multi, whole=False)
-    if any((source / name).is_file() for name in manifest.TABLES):
+    if any((source / name).is_file() for name in manifest.TABLES) or (source.is_dir() and manifest.has_pairs(source)):
         return source, manifest.load(source, multi=multi, whole=False)
     if not source.is_dir():
         raise DataError(f"source: there is no {source}, expected a folder of clips or a table")

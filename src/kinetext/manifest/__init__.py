@@ -2,11 +2,12 @@
 
 The layout is Hugging Face's VideoFolder: clips in a folder, and beside them a table with ``file_name`` and any of
 ``text``, label columns, ``start``, ``end`` (seconds), ``group`` (who or where: never in two splits), ``split``
-and ``weight``.
+and ``weight``. A folder without a table is read by its layout: texts beside clips, or a folder for each class.
 """
 
 from kinetext.manifest.examining import Examined, examine
 from kinetext.manifest.fetching import fetch
+from kinetext.manifest.layouts import has_pairs
 from kinetext.manifest.reading import TABLES
 from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split
 from kinetext.manifest.selection import Selection, key_of
@@ -29,6 +30,7 @@ __all__ = [
     "examine",
     "fetch",
     "groups",
+    "has_pairs",
     "key_of",
     "load",
     "numbers",

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet
 from pyarrow import ArrowException
 
+from kinetext.manifest import layouts
 from kinetext.manifest.rows import RESERVED
 from kinetext.types import DataError, joined
 
@@ -30,10 +31,12 @@ class Raw:
     Args:
         columns: their names.
         cells: of every column, those of all rows; None where a row lacks one.
+        layout: of a folder that is no table.
     """
 
     columns: tuple[str, ...]
     cells: tuple[Sequence[object], ...]
+    layout: Literal["table", "pairs", "classes"] = "table"
 
     def rows(self) -> list[dict[str, object]]:
         """Column -> cell of every row."""
@@ -41,7 +44,7 @@ class Raw:
 
 
 def find(root: Path, manifest: str | Path | None) -> Path:
-    """The table of a folder.
+    """The table of a folder; the folder itself where its layout stands for one.
 
     Raises:
         DataError: there is none, or more than one.
@@ -56,17 +59,23 @@ def find(root: Path, manifest: str | Path | None) -> Path:
             raise DataError(f"manifest: {path.name!r}, expected a name that ends in {joined(list(_READERS))}")
         return path
     found = [name for name in TABLES if (root / name).is_file()]
-    if len(found) != 1:
-        raise DataError(f"{root}: has {joined(found)}, expected exactly one of {joined(TABLES)}")
-    return root / found[0]
+    if len(found) == 1:
+        return root / found[0]
+    if not found and layouts.recognise(root):
+        return root
+    instead = "" if found else f", or a layout without a table: {'; '.join(layouts.LAYOUTS)}"
+    raise DataError(f"{root}: has {joined(found)}, expected exactly one of {joined(TABLES)}{instead}")
 
 
 def read(path: Path) -> Raw:
-    """Reads a table.
+    """Reads a table, or a folder whose layout stands for one.
 
     Raises:
         DataError: it is none.
     """
+    if path.is_dir():
+        laid = layouts.read(path)
+        return Raw(laid.columns, laid.cells, laid.layout)
     try:
         with no_collector():
             return _READERS[path.suffix](path)

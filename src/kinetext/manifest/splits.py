@@ -39,7 +39,7 @@ def with_splits(manifest: Manifest, *, seed: int, fractions: tuple[float, float,
     """
     if "split" in manifest.columns:
         return manifest
-    path = manifest.path.with_name(SPLIT_TABLE)
+    path = manifest.root / SPLIT_TABLE if manifest.path == manifest.root else manifest.path.with_name(SPLIT_TABLE)
     if path.exists():
         splits = _stored(path, manifest)
     else:
@@ -162,10 +162,14 @@ def _store(path: Path, manifest: Manifest, splits: list[Split]) -> None:
             for row, split in zip(manifest.rows, splits, strict=True):
                 table.writerow((*_name(row), split))
     except OSError as error:
+        name = manifest.path.name
+        instead = (
+            "put the clips into folders train, val and test"
+            if manifest.path == manifest.root
+            else f"add a split column to {name}, or copy {name} to a writable folder and name the copy in manifest"
+        )
         raise DataError(
-            f"{path}: the split can't be written down ({error.strerror or error}); make the folder writable, add a "
-            f"split column to {manifest.path.name}, or copy {manifest.path.name} to a writable folder and name the "
-            "copy in manifest"
+            f"{path}: the split can't be written down ({error.strerror or error}); make the folder writable, {instead}"
         ) from error
 
 

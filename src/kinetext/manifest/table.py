@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from kinetext.manifest import columns as by_column
 from kinetext.manifest.reading import Raw, check_columns, find, near, no_collector, read
@@ -23,10 +24,11 @@ class Manifest:
 
     Args:
         root: the folder that files are relative to.
-        path: the table.
+        path: the table; ``root`` itself where the layout of the folder stands for one.
         columns: its column names.
         multi: label columns whose cells hold several classes, separated by "|".
         rows: at least one.
+        layout: "table", or of a folder without one: "pairs" of clips and texts, or "classes", a folder each.
     """
 
     root: Path
@@ -34,6 +36,7 @@ class Manifest:
     columns: tuple[str, ...]
     multi: tuple[str, ...]
     rows: tuple[Row, ...]
+    layout: Literal["table", "pairs", "classes"] = "table"
 
     def where(self, split: Split) -> tuple[Row, ...]:
         """The rows of one split, in table order."""
@@ -65,11 +68,12 @@ class Manifest:
 def load(
     root: str | Path, *, manifest: str | Path | None = None, multi: Sequence[str] = (), whole: bool = True
 ) -> Manifest:
-    """Reads and checks the table of a folder.
+    """Reads and checks the table of a folder, or a folder without one whose layout says what its clips are.
 
     Args:
         root: the folder.
-        manifest: the table, relative to ``root`` or absolute; None looks for metadata.csv, .jsonl or .parquet.
+        manifest: the table, relative to ``root`` or absolute; None looks for metadata.csv, .jsonl or .parquet, then for
+            texts beside clips (a.mp4 and a.txt) or class folders (wave/a.mp4), in folders train, val and test or not.
         multi: label columns whose cells hold several classes, separated by "|" (or lists, in jsonl and parquet).
         whole: whether it is to be learned from: every column of ``multi`` and every file has to be there.
 
@@ -92,7 +96,7 @@ def load(
     if problems:
         more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
         raise DataError(f"{path}: " + "; ".join(problems[:_SHOWN]) + more)
-    return Manifest(root, path, raw.columns, tuple(multi), rows)
+    return Manifest(root, path, raw.columns, tuple(multi), rows, raw.layout)
 
 
 def _checked(raw: Raw, multi: Sequence[str], problems: list[str]) -> tuple[Row, ...]:
