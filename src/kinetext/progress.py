@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -112,6 +112,15 @@ class Meter:
         self.run.log({"step": step, **values})
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+
+
+def tell(lines: Sequence[str], *, quiet: bool = False) -> None:
+    """Lines on stderr."""
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
 @contextmanager

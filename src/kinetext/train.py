@@ -20,7 +20,7 @@ from kinetext.checkpoint import Meta, Run, State, write_weights
 from kinetext.config import Recipe, TrainConfig
 from kinetext.evaluate import Judge, check_reader
 from kinetext.interfaces import Dataset, Task
-from kinetext.progress import Meter, bar
+from kinetext.progress import Meter, bar, tell
 from kinetext.types import Batch, KinetextError, Losses, RecipeError, RunError, joined
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -302,11 +302,13 @@ def start(recipe: Recipe, path: Path, *, quiet: bool = False) -> Run:
     _check_compiler(recipe.train)
     data = assemble.dataset(recipe)
     meta = assemble.describe(recipe, data)
+    doubts = assemble.check(recipe, data)
     task = assemble.task(recipe, meta, data)
     assemble.start_weights(task, recipe, meta, assemble.open_run)
     held_out = assemble.dataset(recipe, "val")
     _check_judging(recipe, meta, task, held_out)
     ranks = PartialState()
+    tell(doubts, quiet=quiet or not ranks.is_main_process)
     with ranks.main_process_first():
         run = Run.create(path, recipe, meta) if ranks.is_main_process else Run.open(path)
         if ranks.is_main_process:

@@ -24,7 +24,7 @@ from kinetext.interfaces import Dataset, Task
 from kinetext.manifest import SPLIT_TABLE, SPLITS
 from kinetext.report import shell
 from kinetext.train import Trainer
-from kinetext.types import KinetextError, RecipeError
+from kinetext.types import KinetextError
 
 _PATIENCE = 30.0  # seconds that a first step may take, for a second one to be measured, too
 
@@ -59,7 +59,7 @@ def examine(source: Path, asked: Asked, bar: doctor.Bar | None = None) -> Report
     root, manifest = (source.parent, source.name) if source.is_file() else (source, None)
     if manifest is None and recipe:
         manifest = recipe.data.args.get("manifest") or None
-    plan = plan_of(recipe) if recipe else Plan()
+    plan = assemble.plan(recipe) if recipe else Plan()
     cache = runtime.cache_folder() / "doctor"
     report = doctor.examine(root, manifest=manifest, plan=plan, cache=cache, bar=bar)
     if asked.write:
@@ -83,32 +83,6 @@ def lines(report: Report) -> Iterator[str]:
         yield f"changed row {change.row}: {change.what}"
     counts = ", ".join(counted(report.count(severity), severity) for severity in doctor.SEVERITIES)
     yield f"{counted(len(report.subject.rows), 'row')}, {counted(len(report.subject.facts), 'file')}: {counts}"
-
-
-def plan_of(recipe: Recipe) -> Plan:
-    """What a recipe, resolved, wants of its data.
-
-    Raises:
-        RecipeError: its data is not a folder.
-    """
-    if recipe.data.name != "folder":
-        raise RecipeError(f"data: {recipe.data.name}; the doctor examines folders with a table, expected folder")
-    args = recipe.data.args
-    encoder = recipe.encoders.get("text")
-    own = encoder is None or assemble.find("encoders", encoder.name).own_tokenizer
-    reads_text = assemble.find("task", recipe.task.name).writes_text or not own
-    return Plan(
-        targets=args["targets"] or None,
-        multi=args["multi"],
-        numeric=args["numeric"],
-        text=args["text"],
-        tokenizer=recipe.text.tokenizer if reads_text else None,
-        max_tokens=recipe.text.max_tokens,
-        num_frames=0 if args["video_vectors"] else args["num_frames"],
-        size=args["size"],
-        fit=args["fit"],
-        own_splits=not args["folds"],
-    )
 
 
 def trial(recipe: Recipe, report: Report) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Recipe -> datasets, task, loaders: the one composition root. Wires sizes, refuses impossible pairs."""
 
 from kinetext.assemble.catalog import ROLES, WIRED, find, resolve, with_data
+from kinetext.assemble.checking import check, plan
 from kinetext.assemble.encoding import encoded
 from kinetext.assemble.loading import collate, dataset, describe, plain_batches, tokenizer, train_batches
 from kinetext.assemble.runs import device, is_shipped, open_path, open_run, shipped
@@ -9,6 +10,7 @@ from kinetext.assemble.tasks import clip_reader, is_error, keep, metrics, restor
 __all__ = [
     "ROLES",
     "WIRED",
+    "check",
     "clip_reader",
     "collate",
     "dataset",
@@ -23,6 +25,7 @@ __all__ = [
     "open_path",
     "open_run",
     "plain_batches",
+    "plan",
     "resolve",
     "restore",
     "shipped",

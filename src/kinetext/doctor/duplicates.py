@@ -25,8 +25,8 @@ _HASHED = (2, 5)  # frames whose hashes are compared first
 _BITS = 14  # of 64 that may differ there; what was coded anew differs by 10 at most (docs/doctor.md)
 _TURNS = 22  # bits of 64 that may differ in how two clips move; chance is 32
 _STILL = 1.0  # mean change over time, of contrast 40; below, nothing can be said of how a clip moves
-_LOOKS = 4.0  # how far the mean pictures may be apart, of contrast 40
-_LOOKS_STILL = 2.5  # where nothing moves
+_LOOKS = 2.8  # how far the mean pictures may be apart, of contrast 40
+_LOOKS_STILL = 2.0  # where nothing moves
 _NOISE = 0.8  # of a codec, in how a clip moves
 _MOVES = 0.25  # how far two clips may move differently, as a share of how much they move
 

@@ -14,7 +14,7 @@ from kinetext import video
 from kinetext.doctor import duplicates, files, labels, shortcut, splits, texts
 from kinetext.doctor.cleaning import Change
 from kinetext.doctor.findings import SEVERITIES, Finding, counted, found, ordered
-from kinetext.doctor.shortcut import Shortcut
+from kinetext.doctor.shortcut import TOGETHER, Shortcut
 from kinetext.doctor.subject import Plan, Subject, part
 from kinetext.doctor.survey import Range, survey
 from kinetext.manifest.examining import Examined
@@ -80,7 +80,7 @@ class Report:
 
 
 def _shortcut(one: Shortcut) -> dict[str, Any]:
-    scores = {**({"all together": one.together} if one.together else {}), **one.alone}
+    scores = {**({TOGETHER: one.together} if one.together else {}), **one.alone}
     return {
         "column": one.column,
         "way": one.way,

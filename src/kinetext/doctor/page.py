@@ -13,7 +13,7 @@ from PIL import Image
 from kinetext import video
 from kinetext.doctor.examination import Report
 from kinetext.doctor.findings import SEVERITIES, Finding, counted
-from kinetext.doctor.shortcut import Score, Shortcut
+from kinetext.doctor.shortcut import TOGETHER, Score, Shortcut
 from kinetext.doctor.subject import Subject
 from kinetext.manifest import SPLITS, Row
 from kinetext.types import DataError
@@ -122,7 +122,7 @@ def _shortcuts(shortcuts: Sequence[Shortcut]) -> dict[str, str]:
             )
         title = "as files" if one.way == "as files" else f'as read with fit = "{one.way}"'
         chosen = " (this is how clips are read)" if one.recommended else ""
-        scores = {**({"all together": one.together} if one.together else {}), **one.alone}
+        scores = {**({TOGETHER: one.together} if one.together else {}), **one.alone}
         bars = "".join(_bar(name, score, one) for name, score in scores.items())
         charts[one.column] += f"<h3>{title}{chosen}</h3>" + (bars or "<p>nothing differs between clips</p>")
     return charts

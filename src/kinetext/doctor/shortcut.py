@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
@@ -27,13 +28,14 @@ from kinetext.video import Fit
 
 Table = NDArray[np.float64]
 
+TOGETHER = "these together"
 FITS: tuple[Fit, ...] = ("squash", "crop", "pad")
 MARGIN = 0.02  # above the majority class; less may be true, and does not matter
 _FEWEST = 20  # labelled clips; below, nothing can be said
 _MOST = 4000  # rows that are looked at, whole groups
 _ONE_OUT = 10  # groups up to which each is held out once
-_FOLDS = 10
-_TREES, _TREES_OF_ONE = 200, 50
+_FOLDS = 5  # of more groups
+_TREES, _TREES_OF_ONE = 64, 12
 _LEVEL = 0.99  # of an interval: some ten features are tried a column
 
 
@@ -79,10 +81,10 @@ class Shortcut:
     alone: Mapping[str, Score]
 
     def leaks(self) -> tuple[str, ...]:
-        """Features that predict the label above chance, best first; "all together" where only they do."""
+        """Features that predict the label above chance, best first; ``TOGETHER`` where only they do."""
         found = [name for name, score in self.alone.items() if score.low > self.chance + MARGIN]
         if self.together and self.together.low > self.chance + MARGIN and not found:
-            return ("all together",)
+            return (TOGETHER,)
         return tuple(sorted(found, key=lambda name: -self.alone[name].accuracy))
 
 
@@ -129,8 +131,11 @@ def _test(
     table = {name: np.array(values) for name, values in _features(subject, rows, way).items()}
     table = {name: values for name, values in table.items() if np.ptp(values, axis=0).max() > 0}
     folds = _folds(labels, held)
-    alone = {name: _score(_columns([values]), labels, held, folds, _TREES_OF_ONE) for name, values in table.items()}
-    together = _score(_columns(list(table.values())), labels, held, folds, _TREES) if table else None
+    few = _TREES if len(table) == 1 else _TREES_OF_ONE
+    alone = {name: _score(_columns([values]), labels, held, folds, few) for name, values in table.items()}
+    together = next(iter(alone.values()), None)
+    if len(table) > 1:
+        together = _score(_columns(list(table.values())), labels, held, folds, _TREES)
     chance = max(counts.values()) / len(rows)
     here = subject.plan.fit == way
     return Shortcut(column, way or "as files", here, chance, len(rows), len(set(held.tolist())), together, alone)
@@ -196,8 +201,6 @@ def _score(x: Table, labels: NDArray[np.str_], held: NDArray[np.str_], folds: Se
         guessed[asked] = forest.predict(x[asked])
     right = guessed == labels
     balanced = float(np.mean([right[labels == name].mean() for name in np.unique(labels)]))
-    import torch
-
     hits = torch.from_numpy(right.astype(np.float64))
     ends = intervals(
         held.tolist(), lambda weight: {"accuracy": float((weight * hits).sum() / weight.sum())}, level=_LEVEL

@@ -28,7 +28,6 @@ class Plan:
         tokenizer: how a text is cut into tokens; None where a pretrained tokeniser does that.
         max_tokens: the longest text that is read whole.
         num_frames: frames that a clip is read as, 0 where nothing is decided.
-        size: the side of the square that frames are read as, in pixels; 0 where nothing is decided.
         fit: how a frame becomes a square.
         own_splits: whether the table's own splits are used, and not folds.
     """
@@ -40,7 +39,6 @@ class Plan:
     tokenizer: TokenizerName | None = "word"
     max_tokens: int = 32
     num_frames: int = 0
-    size: int = 0
     fit: Fit = "squash"
     own_splits: bool = True
 

@@ -25,6 +25,7 @@ WHOLE: Range = (None, None)
 
 _FORMAT = 1  # of what is kept; another number, and every file is read anew
 _FEW = 48  # files that are read sooner than a second process has started
+_PROGRAM = "from kinetext.doctor import survey; survey.serve()"
 _READY = "ready\n"
 _LONGEST = 3600.0  # seconds that a file may take
 
@@ -219,7 +220,7 @@ def _started() -> subprocess.Popen[str]:
         DataError: it can't be started, so that no file is to blame for its end.
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", "from kinetext.doctor import survey; survey.serve()"],
+        [sys.executable, "-c", _PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -81,21 +81,20 @@ def mended(text: str) -> str:
     """
     if "\ufffd" in text or "锟斤拷" in text:
         return text.replace("锟斤拷", "\ufffd")
-    western = _GARBLED.sub(lambda match: _from_western(match[0]) or match[0], text)
-    if western != text:
-        return western
+    if any(_from_western(run) for run in _GARBLED.findall(text)):
+        return _GARBLED.sub(lambda match: _from_western(match[0], sure=True) or match[0], text)
     chinese = _HAN_RUN.sub(lambda match: _from_gbk(match[0]) or match[0], text)
     return chinese if chinese != text else ""
 
 
-def _from_western(run: str) -> str:
+def _from_western(run: str, *, sure: bool = False) -> str:
+    """What a run of letters was; "" where it is none of UTF-8, or where that could be chance."""
     try:
         found = bytes(_BYTES.get(letter, ord(letter)) for letter in run).decode()
     except UnicodeDecodeError:
         return ""
     # two letters may by chance be one of UTF-8, such as a capital E with an accent before a quotation mark
-    sure = len(run) > 2 or run[0] in "ÂÃ"
-    return found if sure else ""
+    return found if sure or len(run) > 2 or run[0] in "ÂÃ" else ""
 
 
 def _from_gbk(run: str) -> str:

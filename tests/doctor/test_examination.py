@@ -1,0 +1,40 @@
+"""Planted flaws: each is found in its rows, and nothing else is; the same set without them is left in peace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinetext import doctor
+from kinetext.doctor import Plan, Report
+
+PLAN = Plan(num_frames=8)
+
+
+@pytest.fixture(scope="module")
+def report(broken_set: Any) -> Report:
+    return doctor.examine(broken_set.root, plan=PLAN)
+
+
+def rows(report: Report, code: str) -> set[int]:
+    return {row for one in report.findings if one.code == code for row in one.rows}
+
+
+def test_no_false_alarm(clean_set: Path) -> None:
+    report = doctor.examine(clean_set, plan=PLAN)
+    assert [one.line() for one in report.findings if one.severity != "note"] == []
+    assert report.subject.columns == ("label", "level")
+
+
+def test_every_flaw_is_found_where_it_is(report: Report, broken_set: Any) -> None:
+    assert len(broken_set.expected) >= 30
+    found = {code: rows(report, code) for code in broken_set.expected}
+    assert found == broken_set.expected
+    assert [one.text for one in report.findings if one.code == "untracked" and "nobody_names_me" in one.text]
+
+
+def test_nothing_else_is_found(report: Report, broken_set: Any) -> None:
+    others = [one.line() for one in report.findings if one.severity != "note" and one.code not in broken_set.expected]
+    assert others == []
