@@ -114,7 +114,7 @@ def numbered_clips(folder: Path) -> str:
 
 @pytest.mark.parametrize("name", datasets.REGISTRY)
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_datasets(name: str, split: str, tmp_path: Path) -> None:
+def test_datasets(name: str, split: str, tmp_path: Path, own_cache: None) -> None:
     check_dataset(DATASETS[name](tmp_path, split))
 
 
@@ -149,8 +149,40 @@ def packed_clips(folder: Path, split: str) -> Dataset:
     )  # fmt: skip
 
 
+def clips_of_the_hub(folder: Path, split: str) -> Dataset:
+    """The same ones in a table of the library ``datasets``, as bytes."""
+    library = pytest.importorskip("datasets")
+    clips_in_a_folder(folder, split)
+    made = library.Dataset.from_dict(
+        {
+            "video": [{"bytes": (folder / f"{i}.mp4").read_bytes(), "path": f"{i}.mp4"} for i in range(5)],
+            "text": [None, *(f"clip {i}" for i in range(1, 5))],
+            "shade": [-1 if i == 1 else int(i < 3) for i in range(5)],
+        },
+        features=library.Features(
+            {
+                "video": library.Video(),
+                "text": library.Value("string"),
+                "shade": library.ClassLabel(names=["light", "dark"]),
+            }
+        ),
+    )
+    library.disable_progress_bars()
+    library.DatasetDict({"train" if split == "train" else "validation": made}).save_to_disk(str(folder / "saved"))
+    return datasets.REGISTRY["hub"](
+        source=str(folder / "saved"), split=split, targets=("shade",), num_frames=2, size=16, sampling="random",
+        clip_seconds=0.25, flip=True, crop_jitter=0.5,
+    )  # fmt: skip
+
+
 # how to make each dataset at a small size; a new dataset gets a line here
-DATASETS = {"digits": digits, "folder": clips_in_a_folder, "shapes": shapes, "shards": packed_clips}
+DATASETS = {
+    "digits": digits,
+    "folder": clips_in_a_folder,
+    "hub": clips_of_the_hub,
+    "shapes": shapes,
+    "shards": packed_clips,
+}
 
 
 def test_a_check_leaves_no_trace() -> None:

@@ -134,9 +134,7 @@ class Folder(Dataset):
             return ""
         with (self.root / row.file).open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        look = self.look
-        how = (look.num_frames, look.read_size, look.channels, look.fit, look.region)
-        return f"{content} {how} {row.start} {row.end} {look.clip_seconds}"
+        return f"{content} {self.look.told(row.start, row.end)}"
 
     def numbers(self, column: str) -> tuple[float, ...]:
         """What stands in ``column``, a column of numbers, in the rows of this split that have one."""
@@ -159,18 +157,8 @@ class Folder(Dataset):
     def _fps(self) -> float:
         """Frames a second of the sampled clips where all are equally long, judged by up to 16 of them; else 0."""
         rows = [row for row in self.rows if row.file]
-        seconds = [self._seconds(row) for row in rows[:: max(1, len(rows) // _PROBED)][:_PROBED]]
-        if not seconds or min(seconds) <= 0 or max(seconds) > 1.01 * min(seconds):
-            return 0.0
-        # thousandths: what a container can keep exactly
-        return round(self.look.num_frames / (sum(seconds) / len(seconds)), 3)
-
-    def _seconds(self, row: Row) -> float:
-        """How long the part of a clip is that its frames come from."""
-        assert row.file is not None
-        info = video.probe(self.root / row.file)
-        span = (info.duration if row.end is None else min(row.end, info.duration)) - (row.start or 0.0)
-        return min(span, self.look.clip_seconds or span)
+        some = rows[:: max(1, len(rows) // _PROBED)][:_PROBED]
+        return self.look.fps([(self.root / row.file, row.start, row.end) for row in some if row.file])
 
 
 def _vectors(table: tables.Manifest, sources: Mapping[Modality, str], row: str) -> dict[Modality, tables.Vectors]:

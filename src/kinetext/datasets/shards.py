@@ -137,8 +137,7 @@ class Shards(Dataset):
         if not (self.rows[index].file and self.fixed):
             return ""
         content = hashlib.sha256(self._piece(self._place(index))).hexdigest()
-        look = self.look
-        return f"{content} {(look.num_frames, look.size, look.channels, look.fit, look.region, look.clip_seconds)}"
+        return f"{content} {self.look.told(None, None)} {self.look.size}"
 
     def texts(self) -> Iterator[str]:
         """The text of every sample of this split that has one."""
@@ -183,15 +182,9 @@ class Shards(Dataset):
         """Frames a second of the clips where all are equally long, judged by up to 16 of those not packed; else 0."""
         places = np.array([row.number - 1 for row in self.rows if row.file], dtype=np.int64)
         if self.packed:
-            seconds = self.index.seconds[places]
-        else:
-            some = places[:: max(1, len(places) // _PROBED)][:_PROBED]
-            seconds = np.array([self._seconds(place) for place in some])
-        if self.look.clip_seconds:
-            seconds = np.minimum(seconds, self.look.clip_seconds)
-        if not len(seconds) or seconds.min() <= 0 or seconds.max() > 1.01 * seconds.min():
-            return 0.0
-        return round(self.look.num_frames / float(seconds.mean()), 3)
+            return self.look.rate(self.index.seconds[places].tolist())
+        some = places[:: max(1, len(places) // _PROBED)][:_PROBED]
+        return self.look.rate([self._seconds(place) for place in some])
 
     def _seconds(self, place: int) -> float:
         """How long a clip is that was not packed; 0 where it is pictures."""

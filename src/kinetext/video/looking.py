@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from kinetext.types import DataError, joined
 from kinetext.video.frames import timeline
-from kinetext.video.reading import Fit, Region, Sampling, check_region, frame_range, read_clip
+from kinetext.video.reading import Fit, Region, Sampling, check_region, frame_range, probe, read_clip
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,28 @@ class Look:
     def read_size(self) -> int:
         """Pixels to read, so that the smallest random crop has ``size`` of them and none is enlarged."""
         return round(self.size / (1 - self.crop_jitter)) if self.training else self.size
+
+    def told(self, start: float | None, end: float | None) -> str:
+        """What tells a fixed clip in a range of a file from others of the same file."""
+        how = (self.num_frames, self.read_size, self.channels, self.fit, self.region)
+        return f"{how} {start} {end} {self.clip_seconds}"
+
+    def fps(self, parts: Sequence[tuple[Path, float | None, float | None]]) -> float:
+        """Frames a second of clips where these parts of files (start, end) are all equally long; else 0."""
+        return self.rate([self._seconds(*part) for part in parts])
+
+    def rate(self, seconds: Sequence[float]) -> float:
+        """Frames a second of clips of so many seconds, where all are equally long; else 0."""
+        windows = [min(length, self.clip_seconds or length) for length in seconds]
+        if not windows or min(windows) <= 0 or max(windows) > 1.01 * min(windows):
+            return 0.0
+        # thousandths: what a container can keep exactly
+        return round(self.num_frames / (sum(windows) / len(windows)), 3)
+
+    def _seconds(self, path: Path, start: float | None, end: float | None) -> float:
+        """How long the part of a file is that frames come from."""
+        info = probe(path)
+        return (info.duration if end is None else min(end, info.duration)) - (start or 0.0)
 
     def read(self, path: Path, start: float | None, end: float | None, dice: torch.Generator) -> Tensor:
         """The clip ``(C, T, read_size, read_size)`` in a range of a file, before ``augmented``."""

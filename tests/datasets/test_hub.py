@@ -1,0 +1,162 @@
+"""A dataset of the library ``datasets`` as samples: the same as the folder that it was made from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kinetext import video
+from kinetext.datasets.folder import Folder
+from kinetext.datasets.hub import Hub
+from kinetext.types import DataError
+
+library = pytest.importorskip("datasets")
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+ROWS: dict[str, list[Any]] = {
+    "file_name": ["0.mp4", "1.mp4", "", "3.mp4", "4.mp4", "5.mp4"],
+    "caption": ["a kick", None, "only words", "踢", "a fall", "stay"],
+    "kind": ["kick", "hug", "kick", "", "fall", "hug"],
+    "tags": ["fast|low", "", "", "slow", "fast", ""],
+    "score": [1.5, None, 2.0, -1.0, 0.0, 7.0],
+    "start": [None, 0.5, None, None, None, None],
+    "end": [None, 1.5, None, None, None, None],
+    "who": ["g0", "g1", "g2", "g3", "g4", "g5"],
+    "weight": [1.0, 2.0, 1.0, 1.0, 1.0, 1.0],
+}
+KINDS = ["kick", "hug", "fall"]
+SPLITS = {"train": range(4), "val": range(4, 6)}
+OPTIONS: dict[str, Any] = {
+    "text": "caption", "targets": ("kind", "tags", "score"), "multi": ("tags",), "numeric": ("score",),
+    "num_frames": 3, "size": 16,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    library.disable_progress_bars()
+    root = tmp_path_factory.mktemp("clips")
+    for number in range(6):
+        dice = torch.Generator().manual_seed(number)
+        video.write(root / f"{number}.mp4", (torch.rand(16, 40, 48, 3, generator=dice) * 255).to(torch.uint8), fps=8)
+    lines = [",".join([*({"who": "group", "caption": "text"}.get(name, name) for name in ROWS), "split"])]
+    for at in range(6):
+        cells = ["" if cells[at] is None else str(cells[at]) for cells in ROWS.values()]
+        lines.append(",".join([*cells, "train" if at < 4 else "val"]))
+    (root / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
+    return root
+
+
+def part(root: Path, rows: range, *, as_bytes: bool) -> Any:
+    """Some rows as the library keeps them: classes as numbers, several classes as a list."""
+
+    def clip(name: str) -> Any:
+        return (
+            None if not name else {"bytes": (root / name).read_bytes(), "path": name} if as_bytes else str(root / name)
+        )
+
+    columns = {name: [cells[at] for at in rows] for name, cells in ROWS.items() if name != "file_name"}
+    columns["kind"] = [KINDS.index(kind) if kind else -1 for kind in columns["kind"]]
+    columns["tags"] = [tags.split("|") if tags else [] for tags in columns["tags"]]
+    columns["clip"] = [clip(ROWS["file_name"][at]) for at in rows]
+    columns["extra"] = [[[1.0]] for _ in rows]  # no label and no text; not looked at
+    text, number = library.Value("string"), library.Value("float64")
+    features = {
+        "caption": text, "kind": library.ClassLabel(names=KINDS), "tags": library.List(text), "score": number,
+        "start": number, "end": number, "who": text, "weight": number, "clip": library.Video(),
+        "extra": library.List(library.List(number)),
+    }  # fmt: skip
+    return library.Dataset.from_dict(columns, features=library.Features(features))
+
+
+def saved(root: Path, folder: Path, how: str) -> str:
+    """The dataset on disk, in one of its forms."""
+    parts = {name: part(root, rows, as_bytes=how != "paths") for name, rows in SPLITS.items()}
+    if how == "parquet":
+        for name, one in parts.items():
+            one.to_parquet(str(folder / "data" / f"{'validation' if name == 'val' else name}-00000-of-00001.parquet"))
+    else:
+        renamed = {"train": parts["train"], "dev": parts["val"]}
+        library.DatasetDict(renamed).save_to_disk(str(folder / "data"))
+    return str(folder / "data")
+
+
+@pytest.mark.parametrize("how", ["bytes", "paths", "parquet"])
+def test_it_gives_what_the_folder_gives(root: Path, tmp_path: Path, how: str) -> None:
+    source = saved(root, tmp_path, how)
+    for split in ("train", "val"):
+        more = {"flip": True, "crop_jitter": 0.3, "sampling": "random", "clip_seconds": 0.5}
+        folder = Folder(root=str(root), split=split, **(OPTIONS | {"text": "text"}), **more)  # type: ignore[arg-type]
+        hub = Hub(source=source, split=split, video="clip", group="who", **OPTIONS, **more)  # type: ignore[arg-type]
+        assert len(hub) == len(folder) and hub.splits == folder.splits == ("train", "val")
+        assert (hub.targets, hub.video_shape, hub.fps) == (folder.targets, folder.video_shape, folder.fps)
+        assert list(hub.texts()) == list(folder.texts()) and hub.counts("tags") == folder.counts("tags")
+        assert hub.numbers("score") == folder.numbers("score")
+        for draw in range(2 * len(folder)):
+            one, two = folder[draw], hub[draw]
+            assert (one.text, one.labels, one.weight) == (two.text, two.labels, two.weight)
+            assert one.video is two.video is None or torch.equal(one.video, two.video)  # type: ignore[arg-type]
+    keys = [hub.still(index).key for index in range(2)]
+    assert keys == ["val/000000", "val/000001"] and hub.rows[0].group == "g4"
+
+
+def test_fixed_clips_have_fingerprints_of_their_content(root: Path, tmp_path: Path) -> None:
+    hub = Hub(source=saved(root, tmp_path, "bytes"), video="clip", **OPTIONS)
+    folder = Folder(root=str(root), **(OPTIONS | {"text": "text"}))
+    assert [hub.fingerprint(i) for i in range(4)] == [folder.fingerprint(i) for i in range(4)]
+    assert hub.fingerprint(2) == "" and hub[1].video is not None
+
+
+def test_one_table_is_split_by_group_and_stays_so(root: Path, tmp_path: Path) -> None:
+    whole = part(root, range(6), as_bytes=True)
+    whole.to_parquet(str(tmp_path / "all.parquet"))
+    whole.save_to_disk(str(tmp_path / "all"))
+    options = {"video": "clip", "group": "who", **OPTIONS}
+    found = [
+        {
+            split: [row.number for row in Hub(source=str(tmp_path / name), split=split, **options).rows]
+            for split in ("train", "val", "test")
+        }  # type: ignore[arg-type]
+        for name in ("all.parquet", "all", "all")
+    ]
+    assert found[0] == found[1] == found[2] and sorted(chain(*found[0].values())) == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(DataError, match="row 2: has neither file_name nor text"):
+        Hub(source=str(tmp_path / "all"), video="", text="caption")
+
+
+def test_what_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
+    source = saved(root, tmp_path, "bytes")
+    (tmp_path / "list.txt").write_text("x")
+    for options, said in (
+        ({"source": str(tmp_path / "list.txt")}, "list.txt' can't be loaded .*expected .parquet or .arrow"),
+        ({"source": source}, "has no Video column 'video'; it has clip"),
+        ({"source": source, "video": "caption"}, "has no Video column 'caption'; it has clip"),
+        ({"source": source, "video": "clip", "val": "holdout"}, "val: .* has no split 'holdout'; it has train, dev"),
+        ({"source": source, "video": "clip", "split": "test"}, "has no test rows"),
+        ({"source": source, "video": "clip", "targets": ("kinds",)}, "no label column 'kinds' .did you mean 'kind'"),
+        (
+            {"source": source, "video": "clip", "text": "captions"},
+            "no text column 'captions', did you mean 'caption'",
+        ),
+        ({"source": source, "video": "clip", "size": 0}, "size: 0, expected 1"),
+    ):
+        with pytest.raises(DataError, match=said):
+            Hub(**{"text": "caption", **options})  # type: ignore[arg-type]
+
+
+def test_without_the_library_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['datasets'] = None\n"
+        "from kinetext.datasets.hub import Hub\n"
+        "try:\n    Hub()\nexcept Exception as error:\n    print(type(error).__name__, error)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+    )
+    assert run.stdout.strip() == "DataError data hub needs the library datasets; pip install 'kinetext[hub]'"
