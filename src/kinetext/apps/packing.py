@@ -159,8 +159,8 @@ def _told(row: Row) -> dict[str, Any]:
 
 def _begin(out: Path, rows: Manifest, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What is there of a pack that was interrupted, or the beginning of one."""
-    files = sorted({row.file for row in rows.rows if row.file})
-    stats = [_path(rows, file).stat() for file in files]
+    files = sorted({row.file for row in rows.rows if row.file and not manifest.is_elsewhere(row.file)})
+    stats = [manifest.place(rows.root, file).stat() for file in files]
     state = hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()
     path = out / _BEGUN
     if not path.is_file():
@@ -296,7 +296,7 @@ class _Made:
         files: Mapping[str, bytes] = {}
         source_frames, seconds = 0, 0.0
         if row.file:
-            files, source_frames, seconds = self._clip(_path(self.rows, row.file), row)
+            files, source_frames, seconds = self._clip(manifest.place(self.rows.root, row.file), row)
         key, told = f"{row.number:08}", {"key": manifest.key_of(row), **_told(row)}
         frames = video.frames_of(files) if files else 0
         if files:
@@ -317,7 +317,3 @@ class _Made:
             fit=packing.fit, region=packing.region,
         )  # fmt: skip
         return video.store(clip, how=packing.stored, quality=packing.quality), had, seconds
-
-
-def _path(rows: Manifest, file: str) -> Path:
-    return rows.root / file
