@@ -71,7 +71,9 @@ def show(folder: Path, sheet: Path, num: int) -> list[tuple[str, str, str, str]]
     rows = manifest.load(folder).rows
     chosen = [rows[i * len(rows) // min(num, len(rows))] for i in range(min(num, len(rows)))]
     clips = [
-        video.read_clip(folder / row.file, num_frames=_FRAMES, size=_SIDE, start=row.start, end=row.end, fit="pad")
+        video.read_clip(
+            manifest.place(folder, row.file), num_frames=_FRAMES, size=_SIDE, start=row.start, end=row.end, fit="pad"
+        )
         for row in chosen
         if row.file
     ]

@@ -140,7 +140,11 @@ class _Reader:
         text = row.text if self.text == "text" else row.labels.get(self.text)
         vectors = {modality: one for modality, table in self.vectors.items() if (one := table.of(row)) is not None}
         reads_clips = "video" in self.recipe.encoders and "video" not in self.vectors
-        clip = self.pipeline.clip(self.root / row.file, row.start, row.end) if row.file and reads_clips else None
+        clip = (
+            self.pipeline.clip(manifest.place(self.root, row.file), row.start, row.end)
+            if row.file and reads_clips
+            else None
+        )
         reads_text = "text" in self.recipe.encoders
         return Sample(f"row {row.number}", video=clip, text=text if reads_text else None, vectors=vectors)
 
@@ -206,7 +210,7 @@ def _rows(source: Path, multi: Sequence[str]) -> tuple[Path, manifest.Manifest]:
 
 def _stamp(root: Path, row: Row) -> tuple[int, int] | None:
     """What tells a file that was changed."""
-    path = root / row.file if row.file else None
+    path = root / row.file if row.file and not manifest.is_elsewhere(row.file) else None
     found = path.stat() if path and path.is_file() else None
     return (found.st_size, found.st_mtime_ns) if found else None
 

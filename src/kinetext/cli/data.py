@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kinetext.cli.options import AsJson
+
 verbs = typer.Typer(help="Make and look at datasets.", no_args_is_help=True)
 
 
@@ -85,3 +87,73 @@ def verify(folder: Annotated[Path, typer.Argument(help="What kinetext data pack 
     if damaged:
         raise typer.Exit(1)
     typer.echo(f"{folder}: every byte is as it was packed")
+
+
+@verbs.command("split")
+def split(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with clips and a table; or a table.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A new table, .csv, .jsonl or .parquet.")],
+    by: Annotated[str, typer.Option(help="group, time or hash; groups are never divided.")] = "group",
+    fractions: Annotated[
+        str, typer.Option(help="Of the rows, for train, val and test; 0 leaves one out.")
+    ] = "0.8,0.1,0.1",
+    stratify: Annotated[str, typer.Option(help="By group: a column whose classes have like shares everywhere.")] = "",
+    time: Annotated[str, typer.Option(help="By time: a column of numbers or dates; the newest go to test.")] = "",
+    seed: Annotated[int, typer.Option(help="Another seed, another split; not by time.")] = 0,
+) -> None:
+    """Write a table again with a column that says train, val or test, and count what is where."""
+    from kinetext.apps import tables, terminal
+
+    try:
+        parts = [float(part) for part in fractions.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--fractions {fractions}: expected three numbers, such as 0.8,0.1,0.1") from error
+    made = tables.split(source, out, by=by, fractions=parts, stratify=stratify, time=time, seed=seed)
+    terminal.table(str(made.path), made.columns, made.rows)
+
+
+@verbs.command("stats")
+def stats(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with clips and a table; or a table.")],
+    probe: Annotated[bool, typer.Option("--probe", help="Open every file, too: lengths, rates, sizes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count what stands in a table: rows, splits, classes, texts; with --probe, what its clips are."""
+    from kinetext.apps import tables, terminal
+
+    with terminal.bar("files") as progress:
+        found = tables.stats(source, probe=probe, progress=progress)
+    if as_json:
+        _json(found)
+        return
+    for title, columns, rows in tables.stats_tables(found):
+        terminal.table(title, columns, rows)
+
+
+@verbs.command("diff")
+def diff(
+    a: Annotated[Path, typer.Argument(help="A folder with clips and a table; or a table.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    as_json: AsJson = False,
+    most: Annotated[int, typer.Option(help="How many of each kind of difference are shown.")] = 20,
+) -> None:
+    """Say how two tables and their files differ; exit code 1 if they do."""
+    from kinetext.apps import comparing, terminal
+
+    with terminal.bar("files") as progress:
+        found = comparing.diff(a, b, progress)
+    if as_json:
+        _json(found.as_json())
+    else:
+        for title, columns, rows in comparing.diff_tables(found, most):
+            terminal.table(title, columns, rows)
+    if found.any():
+        raise typer.Exit(1)
+    if not as_json:
+        typer.echo(f"{a} and {b}: no difference")
+
+
+def _json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1))

@@ -132,7 +132,7 @@ class Folder(Dataset):
         row = self.rows[index]
         if not (self.reads_clips and row.file and self.fixed):
             return ""
-        with (self.root / row.file).open("rb") as file:
+        with tables.place(self.root, row.file).open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         return f"{content} {self.look.told(row.start, row.end)}"
 
@@ -152,13 +152,13 @@ class Folder(Dataset):
         """The square clip of a row, before augmentation."""
         file = row.file
         assert file is not None
-        return self._kept.clip(index, lambda: self.look.read(self.root / file, row.start, row.end, dice))
+        return self._kept.clip(index, lambda: self.look.read(tables.place(self.root, file), row.start, row.end, dice))
 
     def _fps(self) -> float:
         """Frames a second of the sampled clips where all are equally long, judged by up to 16 of them; else 0."""
         rows = [row for row in self.rows if row.file]
         some = rows[:: max(1, len(rows) // _PROBED)][:_PROBED]
-        return self.look.fps([(self.root / row.file, row.start, row.end) for row in some if row.file])
+        return self.look.fps([(tables.place(self.root, row.file), row.start, row.end) for row in some if row.file])
 
 
 def _vectors(table: tables.Manifest, sources: Mapping[Modality, str], row: str) -> dict[Modality, tables.Vectors]:

@@ -15,7 +15,7 @@ from kinetext.doctor.examination import Report
 from kinetext.doctor.findings import SEVERITIES, Finding, counted
 from kinetext.doctor.shortcut import TOGETHER, Score, Shortcut
 from kinetext.doctor.subject import Subject
-from kinetext.manifest import SPLITS, Row
+from kinetext.manifest import SPLITS, Row, place
 from kinetext.types import DataError
 
 _ROWS = 500  # of a finding that the page lists; the JSON has all
@@ -76,7 +76,7 @@ class _Pictures:
         assert row.file is not None
         try:
             clip = video.read_clip(
-                self.subject.table.root / row.file,
+                place(self.subject.table.root, row.file),
                 num_frames=_FRAMES,
                 size=_SIDE,
                 start=row.start,

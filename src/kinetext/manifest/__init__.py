@@ -5,17 +5,19 @@ The layout is Hugging Face's VideoFolder: clips in a folder, and beside them a t
 and ``weight``. A folder without a table is read by its layout: texts beside clips, or a folder for each class.
 """
 
+from kinetext.manifest.dividing import BYS, divide
 from kinetext.manifest.examining import Examined, examine
-from kinetext.manifest.fetching import fetch
+from kinetext.manifest.fetching import fetch, place
 from kinetext.manifest.layouts import has_pairs
 from kinetext.manifest.reading import TABLES
-from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split
+from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split, is_elsewhere
 from kinetext.manifest.selection import Selection, key_of
-from kinetext.manifest.splits import SPLIT_TABLE, groups, with_fold, with_splits, with_val
-from kinetext.manifest.table import Manifest, load, numbers
+from kinetext.manifest.splits import SPLIT_TABLE, groups, with_fold, with_splits, with_stored_splits, with_val
+from kinetext.manifest.table import Manifest, load, numbers, open_source
 from kinetext.manifest.vectors import Vectors
 
 __all__ = [
+    "BYS",
     "RESERVED",
     "SEPARATOR",
     "SPLITS",
@@ -27,14 +29,19 @@ __all__ = [
     "Selection",
     "Split",
     "Vectors",
+    "divide",
     "examine",
     "fetch",
     "groups",
     "has_pairs",
+    "is_elsewhere",
     "key_of",
     "load",
     "numbers",
+    "open_source",
+    "place",
     "with_fold",
     "with_splits",
+    "with_stored_splits",
     "with_val",
 ]

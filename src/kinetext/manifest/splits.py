@@ -43,11 +43,17 @@ def with_splits(manifest: Manifest, *, seed: int, fractions: tuple[float, float,
     if path.exists():
         splits = _stored(path, manifest)
     else:
-        splits = _divided(manifest, seed, fractions)
+        splits = by_size(manifest, seed, fractions)
         _store(path, manifest, splits)
     with no_collector():
         rows = tuple(row.moved(split) for row, split in zip(manifest.rows, splits, strict=True))
     return replace(manifest, rows=rows)
+
+
+def with_stored_splits(manifest: Manifest) -> Manifest:
+    """The manifest with the splits that stand beside its table, if there are any; none are made."""
+    folder = manifest.root if manifest.path == manifest.root else manifest.path.parent
+    return with_splits(manifest, seed=0) if (folder / SPLIT_TABLE).is_file() else manifest
 
 
 def _group(row: Row) -> str:
@@ -126,10 +132,13 @@ def with_fold(manifest: Manifest, fold: int, folds: int, *, seed: int) -> Manife
     return replace(manifest, rows=tuple(r.moved(s) for r, s in zip(manifest.rows, splits, strict=True)))
 
 
-def _divided(manifest: Manifest, seed: int, fractions: tuple[float, float, float]) -> list[Split]:
+def by_size(manifest: Manifest, seed: int, fractions: tuple[float, float, float]) -> list[Split]:
     """Largest groups first, ties in an order drawn by ``seed``, each to the split that lacks most rows.
 
     The result depends on the groups and their sizes only, not on labels or on the order of rows.
+
+    Raises:
+        DataError: too few groups, or fractions that do not sum to 1.
     """
     if abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
         raise DataError(f"fractions: {joined(fractions)}, expected three numbers, 0 or more, that sum to 1")

@@ -99,6 +99,17 @@ def load(
     return Manifest(root, path, raw.columns, tuple(multi), rows, raw.layout)
 
 
+def open_source(source: Path) -> Manifest:
+    """The table of a folder, or a table by itself, to look at: files may be missing, and columns with lists hold several
+    classes.
+    """
+    root, name = (source.parent, source.name) if source.is_file() else (source, None)
+    path = find(root, name)
+    raw = None if path.suffix == ".csv" else read(path)
+    lists = [n for n, cells in zip(raw.columns, raw.cells, strict=True) if list in map(type, cells)] if raw else []
+    return load(root, manifest=name, multi=lists, whole=False)
+
+
 def _checked(raw: Raw, multi: Sequence[str], problems: list[str]) -> tuple[Row, ...]:
     """All rows; what is wrong with them is added to ``problems``."""
     rows = by_column.all_legal(raw.columns, raw.cells, multi)

@@ -1,0 +1,89 @@
+"""Writing a table: csv, jsonl or parquet, whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+from pyarrow import ArrowException
+
+from kinetext.manifest.reading import Raw
+from kinetext.manifest.rows import cell
+from kinetext.runtime import whole_file
+from kinetext.types import DataError, joined
+
+KINDS = (".csv", ".jsonl", ".parquet")
+
+
+def check_new(path: Path) -> None:
+    """Refuses a table that can't be written, before the work is done.
+
+    Raises:
+        DataError: its name says no kind, its folder is not there, or there is a file of that name already.
+    """
+    if path.suffix not in KINDS:
+        raise DataError(f"out: {path}, expected a name that ends in {joined(KINDS)}")
+    if not path.parent.is_dir():
+        raise DataError(f"out: there is no folder {path.parent}")
+    if path.exists():
+        raise DataError(f"out: {path} exists; delete it, or choose another name")
+
+
+def write(path: Path, table: Raw) -> None:
+    """Writes a new table of raw cells; the kind is what its name ends in.
+
+    Raises:
+        DataError: as of ``check_new``, or the disk is full.
+    """
+    check_new(path)
+    try:
+        with whole_file(path) as temporary:
+            if path.suffix == ".csv":
+                _csv(temporary, table)
+            elif path.suffix == ".jsonl":
+                _jsonl(temporary, table)
+            else:
+                columns = {name: list(cells) for name, cells in zip(table.columns, table.cells, strict=True)}
+                pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+    except (OSError, TypeError, ArrowException) as error:
+        raise DataError(f"{path}: can't be written ({error})") from error
+
+
+def _csv(path: Path, table: Raw) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table.columns)
+        columns = [
+            [as_text(name, value) for value in cells] for name, cells in zip(table.columns, table.cells, strict=True)
+        ]
+        writer.writerows(zip(*columns, strict=True))
+
+
+def _jsonl(path: Path, table: Raw) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in table.rows():
+            there = {name: value for name, value in row.items() if value is not None}
+            file.write(json.dumps(there, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def as_text(name: str, value: object) -> str:
+    """A raw cell as a csv holds it: lists of classes joined by "|".
+
+    Raises:
+        TypeError: a csv can't hold it.
+    """
+    found: list[str] = []
+    text = cell(name, value, (name,) if isinstance(value, list) else (), found)
+    if found:
+        raise TypeError(found[0])
+    return text
+
+
+def with_column(table: Raw, name: str, cells: Sequence[object]) -> Raw:
+    """The table with a column put in, or in the place of the one of that name."""
+    columns = dict(zip(table.columns, table.cells, strict=True)) | {name: cells}
+    return Raw(tuple(columns), tuple(columns.values()))
