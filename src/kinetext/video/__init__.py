@@ -4,43 +4,43 @@ Reading is exact: which frames a file has is taken from its packets, the frames 
 times at which they are shown, and what can't be decoded without a flaw is a ``VideoError``, never a wrong frame.
 """
 
-from kinetext.video.frames import VideoError
+from kinetext.video.containers import VideoError
 from kinetext.video.keeping import Kept, kept
+from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.looking import Look, extent
-from kinetext.video.reading import (
-    SUFFIXES,
-    WHOLE,
-    Fit,
-    Region,
-    Sampling,
-    VideoInfo,
-    check_region,
-    probe,
-    read_all,
-    read_clip,
-    read_provenance,
-    to_float,
-)
+from kinetext.video.reader import DECODERS, Decoder, Frames, VideoInfo, VideoReader, forget, probe, to_float
+from kinetext.video.reading import SUFFIXES, Sampling, read_all, read_clip, read_provenance
+from kinetext.video.shaping import WHOLE, Fit, Region, check_region
 from kinetext.video.storing import Stored, as_file, frames_of, is_stored, restore, store
 from kinetext.video.streaming import count_frames, is_steady, stream
-from kinetext.video.writing import Writer, frame_rate, to_bytes, write, write_gif, write_png
+from kinetext.video.timeline import Track
+from kinetext.video.writing import WRITTEN, Writer, frame_rate, to_bytes, write, write_gif, write_png
 
 __all__ = [
+    "DECODERS",
+    "LIMITS",
     "SUFFIXES",
     "WHOLE",
+    "WRITTEN",
+    "Decoder",
     "Fit",
+    "Frames",
     "Kept",
+    "Limits",
     "Look",
     "Region",
     "Sampling",
     "Stored",
+    "Track",
     "VideoError",
     "VideoInfo",
+    "VideoReader",
     "Writer",
     "as_file",
     "check_region",
     "count_frames",
     "extent",
+    "forget",
     "frame_rate",
     "frames_of",
     "is_steady",

@@ -1,132 +1,204 @@
-"""Which frames a file has, when each is shown, and the decoding of some of them."""
+"""The decoding of some frames of a file: from key frames, and of no frame that none of them needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
-from kinetext.types import DataError
+from kinetext.video.containers import opened
+from kinetext.video.limits import LIMITS, Limits
+from kinetext.video.timeline import REMEMBERED, Scan, Timeline, broken, packets_of
 
-# The demuxers that are allowed. Playlists (hls, dash, concat) are not: they can name other files.
-_FORMATS = (
-    "mov,matroska,gif,apng,mpegts,flv,avi,mpeg,mpegvideo,asf,ogg,ivf,h264,hevc,m4v,mjpeg,yuv4mpegpipe,"
-    "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe"
-)
-_STILLS = frozenset({"png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe"})
-# Containers that store when each frame is shown. The others (AVI, MPEG-PS, raw streams) store at best when it
-# is decoded, so their frames are counted instead.
-_TIMED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "gif", "apng", "mpegts", "flv"})
-_NONE = np.zeros(0, np.int64)
+if TYPE_CHECKING:
+    Packet = av.Packet[VideoStream]
+
 _SMALL = 640 * 480  # pixels; below this, starting decoder threads costs more than it saves
+_KEPT = 2**26  # bytes of packets that are kept in memory, so that they are read from the file once
 
 
-class VideoError(DataError):
-    """A video file that can't be read or written; the message names the file and the cause."""
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """The frames of a file in the order shown.
-
-    Args:
-        times: ``(N,)`` seconds from the first frame, N >= 1.
-        pts: ``(N,)`` presentation times in the container's own unit; ``(0,)`` where frames have to be counted.
-        keys: ``(M,)`` frame numbers at which decoding may start.
-        fps: frames a second, the mean where it varies; 0 for an image.
-        duration: seconds from the first frame to the end of the last; 0 for an image.
-        aspect: width of a stored pixel over its height.
-    """
-
-    times: NDArray[np.float64]
-    pts: NDArray[np.int64]
-    keys: NDArray[np.int64]
-    fps: float
-    duration: float
-    aspect: Fraction
-
-    def __len__(self) -> int:
-        return len(self.times)
-
-
-@dataclass(frozen=True)
-class _Packet:
-    pts: int | None
-    duration: int
-    size: int
-    key: bool
-    hidden: bool
-    cut: bool
-
-
-def timeline(path: Path) -> Timeline:
+def timeline(path: Path, limits: Limits = LIMITS) -> Timeline:
     """When each frame of a file is shown; remembered until the file changes.
 
     Raises:
-        VideoError: the file is missing, not a video, truncated or without frames.
+        VideoError: the file is missing, not a video, truncated, without frames, or larger than ``limits`` allow.
     """
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise VideoError(f"{path}: {error.strerror or error}") from error
-    return _timeline(path.absolute(), stat.st_size, stat.st_mtime_ns)
+    with VideoFile(path, limits=limits) as file:
+        return file.line
 
 
-class _Nameless:
-    """An open file without its name: to FFmpeg, names like "a%03d.png" and "concat:x" have a meaning of their own."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its main video stream; whatever FFmpeg complains of inside becomes a ``VideoError``."""
-    options = {"format_whitelist": _FORMATS}
-    try:
-        with (
-            path.open("rb") as file,
-            av.open(_Nameless(file), "r", options=options, metadata_errors="replace") as container,
-        ):
-            covers = av.stream.Disposition.attached_pic
-            streams = [stream for stream in container.streams.video if not stream.disposition & covers]
-            if not streams:
-                raise VideoError(f"{path}: no video stream in it")
-            best = container.streams.best("video")
-            yield container, next((stream for stream in streams if stream is best), streams[0])
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: not a video that can be read ({error.strerror or error})") from error
-
-
-def frames(path: Path, line: Timeline, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """The wanted frames (ascending, without repeats) with their numbers.
-
-    Decoding starts at the last key frame before each, where going on from the frame before would take longer.
+def frames(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """The wanted frames of a file (ascending, without repeats) with their numbers.
 
     Raises:
-        VideoError: one of them can't be decoded, or only with flaws.
+        VideoError: the file or one of them can't be decoded, or only with flaws.
     """
-    with opened(path) as (container, stream):
-        _strict(stream)
-        for run in _runs(line, wanted):
-            start = _key_before(line, run[0])
-            if start == 0 or _sought(container, stream, int(line.pts[start])):
-                yield from _run(path, line, container.decode(stream), run)
-                continue
-            with opened(path) as (again, fresh):
-                _strict(fresh)
-                yield from _run(path, line, again.decode(fresh), run)
+    with VideoFile(path) as file:
+        yield from file.frames(wanted)
+
+
+class VideoFile:
+    """An open file. What is not known of it yet is read from its packets, which are then kept to be decoded.
+
+    Args:
+        path: of a video or an image.
+        threads: of the decoder; 0 is one for small frames, FFmpeg's choice for others.
+        limits: what the file may hold.
+
+    Raises:
+        VideoError: the file is missing, not a video, truncated, without frames, or larger than ``limits`` allow.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 0, limits: Limits = LIMITS) -> None:
+        self.path, self.threads, self.limits = path, threads, limits
+        self._open = ExitStack()
+        known = REMEMBERED.get(path) if limits == LIMITS else None
+        self.container, self.stream = self._open.enter_context(opened(path, limits))
+        self._packets: list[Packet] | None = None
+        self._used = False  # whether the container stands elsewhere than at its beginning
+        if known is None:
+            with self._open.pop_all() as opening:  # closed by whatever goes wrong
+                known = self._scanned()
+                self._open = opening.pop_all()
+            REMEMBERED.keep(path, known)
+        self.line = known
+        self._strict(self.stream)
+        self._skips = self._may_skip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._packets = None
+        self._open.__exit__(kind, error, trace)  # tells FFmpeg's complaints as ours
+
+    def close(self) -> None:
+        """Releases the file and its decoder."""
+        self._packets = None
+        self._open.close()
+
+    def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """The wanted frames (ascending, without repeats) with their numbers.
+
+        Decoding starts at the last key frame before each, where going on from the frame before would take longer; pictures
+        that no other refers to are left out unless they are wanted.
+
+        Raises:
+            VideoError: one of them can't be decoded, or only with flaws.
+        """
+        for run in self._runs(wanted):
+            yield from self._run(run, self.line.key_before(run[0]))
+
+    def _scanned(self) -> Timeline:
+        """Reads all packets; they are kept where they are few bytes."""
+        scan, kept, size = Scan(self.path, self.container, self.stream, self.limits), [], 0
+        for packet in packets_of(self.container, self.stream):
+            scan.see(packet)
+            size += packet.size
+            if size <= _KEPT:
+                kept.append(packet)
+        self._used = True
+        self._packets = kept if size <= _KEPT else None
+        return scan.line()
+
+    def _strict(self, stream: VideoStream) -> None:
+        """Errors instead of frames patched up from their neighbours."""
+        stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(self.limits.pixels)}
+        large = stream.codec_context.width * stream.codec_context.height > _SMALL
+        stream.codec_context.thread_count = self.threads
+        stream.thread_type = "AUTO" if self.threads > 1 or (large and not self.threads) else "NONE"
+
+    def _may_skip(self) -> bool:
+        """Whether the decoder can be told to leave out pictures that no other refers to.
+
+        In H.264 these are marked as such (ITU-T H.264, 7.4.1, nal_ref_idc). In H.265 the mark holds within a temporal
+        sub-layer only (ITU-T H.265, 7.4.2.2), so there may be but one.
+        """
+        if not self.line.pts.size:
+            return False
+        codec = self.stream.codec_context
+        if codec.name == "hevc" and self._packets and (codec.extradata or b"\0")[0] == 1:
+            return all(_sublayer(packet) == 0 for packet in self._packets)
+        return codec.name == "h264"
+
+    def _runs(self, wanted: Sequence[int]) -> list[list[int]]:
+        """Wanted frames in groups that are decoded in one go: a gap without a key frame does not end a group."""
+        runs: list[list[int]] = []
+        for number in wanted:
+            start = self.line.key_before(number)
+            if runs and start <= runs[-1][-1] + 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        return runs
+
+    def _run(self, wanted: Sequence[int], key: int) -> Iterator[tuple[int, VideoFrame]]:
+        line = self.line
+        with ExitStack() as fresh:
+            stream, packets = self._from(key, fresh)
+            decoded = enumerate(self._decoded(stream, packets, wanted, key))
+            for number in wanted:
+                while True:
+                    try:
+                        count, frame = next(decoded)
+                    except StopIteration:
+                        cause = "the decoder gives fewer frames than the file has packets"
+                        raise broken(self.path, number, len(line), cause) from None
+                    except av.FFmpegError as error:
+                        raise broken(self.path, number, len(line), error.strerror or str(error)) from error
+                    if frame.pts == line.pts[number] if line.pts.size else count == number:
+                        break
+                if frame.is_corrupt:
+                    raise broken(self.path, number, len(line), "the decoder marks it as damaged")
+                yield number, frame
+
+    def _decoded(
+        self, stream: VideoStream, packets: Iterable[Packet], wanted: Sequence[int], key: int
+    ) -> Iterator[VideoFrame]:
+        """Frames from a key frame on, until the last that is wanted."""
+        codec, timed = stream.codec_context, bool(self.line.pts.size)
+        first = int(self.line.pts[key]) if timed else 0
+        left = {int(self.line.pts[number]) for number in wanted} if timed else set()
+        for packet in packets:
+            # pictures before the key frame, in the order shown, refer to others before it; none of them is wanted
+            leads = timed and packet.pts is not None and packet.pts < first
+            if self._skips:
+                needed = packet.pts is None or packet.pts in left
+                codec.skip_frame = "DEFAULT" if needed else "NONREF"
+            try:
+                yield from codec.decode(packet)
+            except av.FFmpegError:
+                if not leads:
+                    raise
+            if timed and packet.pts is not None:
+                left.discard(packet.pts)
+                if not left:
+                    break  # all that is wanted is in the decoder
+        yield from codec.decode(None)
+
+    def _from(self, key: int, fresh: ExitStack) -> tuple[VideoStream, Iterable[Packet]]:
+        """The packets from that of a key frame on, in the order of decoding, and the stream whose decoder takes them."""
+        self.stream.codec_context.flush_buffers()
+        pts = int(self.line.pts[key]) if self.line.pts.size else None
+        if self._packets is not None:
+            starts = (i for i, packet in enumerate(self._packets) if packet.is_keyframe and packet.pts == pts)
+            at = next(starts, 0) if key else 0
+            return self.stream, self._packets[at:]
+        begins, self._used = not self._used, True
+        if (begins and not key) or (key and _sought(self.container, self.stream, pts or 0)):
+            return self.stream, packets_of(self.container, self.stream)
+        container, stream = fresh.enter_context(opened(self.path, self.limits))
+        self._strict(stream)
+        return stream, packets_of(container, stream)
 
 
 def _sought(container: InputContainer, stream: VideoStream, pts: int) -> bool:
@@ -137,106 +209,11 @@ def _sought(container: InputContainer, stream: VideoStream, pts: int) -> bool:
     return first.is_keyframe and first.pts is not None and first.pts <= pts
 
 
-def _runs(line: Timeline, wanted: Sequence[int]) -> list[list[int]]:
-    """Wanted frames in groups that are decoded in one go: a gap without a key frame does not end a group."""
-    runs: list[list[int]] = []
-    for number in wanted:
-        start = _key_before(line, number)
-        if runs and start <= runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return runs
-
-
-def _key_before(line: Timeline, number: int) -> int:
-    at = int(np.searchsorted(line.keys, number, side="right")) - 1
-    return int(line.keys[at]) if at >= 0 else 0
-
-
-def _run(
-    path: Path, line: Timeline, decoder: Iterator[VideoFrame], wanted: Sequence[int]
-) -> Iterator[tuple[int, VideoFrame]]:
-    decoded = enumerate(decoder)
-    for number in wanted:
-        while True:
-            try:
-                count, frame = next(decoded)
-            except StopIteration:
-                cause = "the decoder gives fewer frames than the file has packets"
-                raise _broken(path, number, len(line), cause) from None
-            except av.FFmpegError as error:
-                raise _broken(path, number, len(line), error.strerror or str(error)) from error
-            if frame.pts == line.pts[number] if line.pts.size else count == number:
-                break
-        if frame.is_corrupt:
-            raise _broken(path, number, len(line), "the decoder marks it as damaged")
-        yield number, frame
-
-
-def _broken(path: Path, number: int, total: int, cause: str) -> VideoError:
-    return VideoError(f"{path}: frame {number} of {total} can't be decoded ({cause})")
-
-
-def _strict(stream: VideoStream) -> None:
-    """Errors instead of frames patched up from their neighbours."""
-    stream.codec_context.options = {"err_detect": "explode"}
-    large = stream.codec_context.width * stream.codec_context.height > _SMALL
-    stream.thread_type = "AUTO" if large else "NONE"
-
-
-@lru_cache(maxsize=512)
-def _timeline(path: Path, size: int, mtime_ns: int) -> Timeline:
-    with opened(path) as (container, stream):
-        packets = [_packet(packet) for packet in container.demux(stream) if packet.size or packet.dts is not None]
-        timed, still = container.format.name in _TIMED, container.format.name in _STILLS
-        header, promised = stream.frames, (container.duration or 0) / av.time_base
-        unit, rate = stream.time_base or Fraction(1), stream.average_rate
-        aspect, alone = stream.sample_aspect_ratio or Fraction(1), len(container.streams) == 1
-    shown = [packet for packet in packets if packet.size and not packet.hidden]
-    if not shown:
-        raise VideoError(f"{path}: no frames in it" + (f", though its header says {header}" if header else ""))
-    if len(packets) < header or any(packet.cut for packet in packets):
-        raise VideoError(f"{path}: truncated: {len(packets)} of {header or 'its'} frames are there")
-    pts = sorted({packet.pts for packet in shown if packet.pts is not None})
-    if still:
-        return Timeline(np.zeros(1), _NONE, _NONE, 0.0, 0.0, aspect)
-    if not timed or len(pts) < len(shown):
-        return _counted(path, header, rate, aspect)
-    last = next(packet.duration for packet in shown if packet.pts == pts[-1])
-    step = last or (Fraction(pts[-1] - pts[0], len(pts) - 1) if len(pts) > 1 else 1 / ((rate or 25) * unit))
-    duration = (pts[-1] - pts[0] + step) * unit
-    # where the last frame says how long it stays the end is exact, else it may well stay longer than the others
-    slack = 0.75 * float(step * unit) if last else 0.1 * promised + 2 * float(step * unit)
-    if alone and not header and float(duration) < promised - slack:
-        raise VideoError(f"{path}: truncated: {float(duration):.2f} of {promised:.2f} seconds are there")
-    fps = Fraction(len(pts)) / duration if duration else Fraction(0)
-    if rate and abs(rate - fps) <= fps / 100:
-        fps = rate  # Matroska rounds times to milliseconds; the rate in its header is exact
-    keys = sorted(packet.pts for packet in shown if packet.key and packet.pts is not None)
-    times = np.array([float((at - pts[0]) * unit) for at in pts])
-    return Timeline(times, np.array(pts), np.searchsorted(pts, keys), float(fps), float(duration), aspect)
-
-
-def _packet(packet: av.Packet[VideoStream]) -> _Packet:
-    """What a timeline needs of a packet; its data may go."""
-    return _Packet(
-        packet.pts, packet.duration or 0, packet.size, packet.is_keyframe, packet.is_discard, packet.is_corrupt
-    )
-
-
-def _counted(path: Path, header: int, rate: Fraction | None, aspect: Fraction) -> Timeline:
-    """The timeline of a file that stores no times: decodes it once and counts."""
-    total = 0
-    with opened(path) as (container, stream):
-        _strict(stream)
-        try:
-            for _ in container.decode(stream):
-                total += 1
-        except av.FFmpegError as error:
-            raise _broken(path, total, max(total + 1, header), error.strerror or str(error)) from error
-    if not total:
-        raise VideoError(f"{path}: no frames in it")
-    fps = rate or Fraction(25)  # raw streams have no rate at all; 25 is FFmpeg's own reading of them
-    times = np.arange(total) / float(fps)
-    return Timeline(times, _NONE, _NONE, float(fps), float(total / fps), aspect)
+def _sublayer(packet: Packet) -> int:
+    """The temporal sub-layer of a picture of H.265 in an mp4 or Matroska file (ITU-T H.265, 7.3.1.2); -1 if it is not seen."""
+    data, at = memoryview(packet), 0
+    while at + 6 <= len(data):
+        if data[at + 4] >> 1 & 63 < 32:  # a slice of a picture
+            return (data[at + 5] & 7) - 1
+        at += 4 + int.from_bytes(data[at : at + 4])
+    return -1

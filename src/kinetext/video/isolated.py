@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from kinetext.types import DataError
-from kinetext.video.frames import VideoError
-from kinetext.video.reading import VideoInfo, probe, read_clip, to_float
+from kinetext.video.containers import VideoError
+from kinetext.video.reader import VideoInfo, probe, to_float
+from kinetext.video.reading import read_clip
 from kinetext.video.writing import to_bytes
 
 Name = Literal["probe", "read_clip"]

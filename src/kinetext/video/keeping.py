@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kinetext.video.looking import Look
-from kinetext.video.reading import to_float
+from kinetext.video.reader import to_float
 from kinetext.video.writing import to_bytes
 
 MOST = 2**30  # bytes of decoded clips that a process and its workers keep

@@ -12,7 +12,9 @@ from torch.nn.functional import interpolate
 
 from kinetext.types import DataError, joined
 from kinetext.video.frames import timeline
-from kinetext.video.reading import Fit, Region, Sampling, check_region, frame_range, probe, read_clip
+from kinetext.video.reader import frame_range, probe
+from kinetext.video.reading import Sampling, read_clip
+from kinetext.video.shaping import Fit, Region, check_region
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kinetext.runtime import cache_folder, whole_file
 from kinetext.types import DataError
-from kinetext.video.reading import to_float
+from kinetext.video.reader import to_float
 from kinetext.video.writing import to_bytes
 
 Stored = Literal["jpeg", "exact"]

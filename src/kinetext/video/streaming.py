@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from kinetext.types import DataError
-from kinetext.video.frames import Timeline, frames, timeline
-from kinetext.video.reading import WHOLE, Fit, Region, check_options, check_region, shaped, to_float
+from kinetext.video.frames import timeline
+from kinetext.video.reader import VideoReader, middles, to_float
+from kinetext.video.shaping import WHOLE, Fit, Region
+from kinetext.video.timeline import Timeline
 
 
 def is_steady(path: str | Path) -> bool:
@@ -23,8 +22,7 @@ def is_steady(path: str | Path) -> bool:
     Raises:
         VideoError: the file is missing or broken.
     """
-    gaps = np.diff(timeline(Path(path)).times)
-    return len(gaps) == 0 or float(np.ptp(gaps)) <= max(2e-3, 0.05 * float(gaps.mean()))
+    return timeline(Path(path)).is_steady
 
 
 def count_frames(path: str | Path, fps: float | None = None) -> int:
@@ -34,13 +32,7 @@ def count_frames(path: str | Path, fps: float | None = None) -> int:
         DataError: ``fps`` is not more than 0.
         VideoError: the file is missing or broken.
     """
-    line = timeline(Path(path))
-    if fps is None:
-        return len(line)
-    if not 0 < fps < math.inf:
-        raise DataError(f"fps: {fps}, expected more than 0")
-    # the middle of the last stretch is still on screen; times in files are rounded
-    return max(1, math.ceil((line.duration - 1e-3) * fps - 0.5))
+    return len(_numbers(timeline(Path(path)), fps))
 
 
 def stream(
@@ -65,30 +57,22 @@ def stream(
         DataError: an argument is outside its range.
         VideoError: the file is missing or broken; a frame that can't be decoded is an error when its turn comes.
     """
-    path = Path(path)
-    check_options(1, 1 if size is None else size, channels, "uniform", fit)
-    check_region(region)
-    if size is None and (fit != "crop" or region != WHOLE):
-        raise DataError("fit and region: only with a size")
-    line = timeline(path)
-    return _streamed(path, line, _numbers(line, count_frames(path, fps), fps), size, fit, region, channels)
+    reader = VideoReader(path, size=size, fit=fit, region=region, channels=channels)
+    try:
+        numbers = _numbers(reader.line, fps)
+    except DataError:
+        reader.close()
+        raise
+    return _streamed(reader, numbers)
 
 
-def _numbers(line: Timeline, count: int, fps: float | None) -> list[int]:
+def _numbers(line: Timeline, fps: float | None) -> Sequence[int]:
     if fps is None:
-        return list(range(count))
-    middles = (np.arange(count) + 0.5) / fps
-    return [int(at) for at in np.searchsorted(line.times, middles, side="right") - 1]
+        return range(len(line))
+    return [int(at) for at in np.searchsorted(line.times, middles(line.duration, fps), side="right") - 1]
 
 
-def _streamed(
-    path: Path, line: Timeline, numbers: list[int], size: int | None, fit: Fit, region: Region, channels: int
-) -> Iterator[Tensor]:
-    scale = VideoReformatter()
-    repeats = [(number, len(list(same))) for number, same in groupby(numbers)]
-    found = frames(path, line, [number for number, _ in repeats])
-    for (_, frame), (_, times) in zip(found, repeats, strict=True):
-        pixels = shaped(path, line, frame, scale, size, fit, region, channels)
-        ready = to_float(torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous())
-        for _ in range(times):
-            yield ready
+def _streamed(reader: VideoReader, numbers: Sequence[int]) -> Iterator[Tensor]:
+    with reader:
+        for _, pixels in reader.each(numbers):
+            yield to_float(torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous())

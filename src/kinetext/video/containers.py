@@ -1,0 +1,77 @@
+"""The opening of files: which containers, which stream, and how FFmpeg's complaints are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from kinetext.types import DataError
+from kinetext.video.limits import LIMITS, Limits
+
+# The demuxers that are allowed. Playlists (hls, dash, concat) are not: they can name other files.
+_FORMATS = (
+    "mov,matroska,gif,apng,mpegts,flv,avi,mpeg,mpegvideo,asf,ogg,ivf,h264,hevc,m4v,mjpeg,yuv4mpegpipe,"
+    "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe"
+)
+_BUFFER = 2**18  # bytes that are read at a time
+
+
+class VideoError(DataError):
+    """A video file that can't be read or written; the message names the file and the cause."""
+
+
+class _Nameless:
+    """An open file without its name: to FFmpeg, names like "a%03d.png" and "concat:x" have a meaning of their own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+@contextmanager
+def opened(path: Path, limits: Limits = LIMITS) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its main video stream; whatever FFmpeg complains of inside becomes a ``VideoError``.
+
+    Raises:
+        VideoError: the file is missing, no video, or larger than ``limits`` allow.
+    """
+    # decoders refuse larger pictures than that by themselves, also where the header says less
+    options = {"format_whitelist": _FORMATS, "max_pixels": str(limits.pixels)}
+    try:
+        with path.open("rb") as file:
+            _check(path, "bytes", file.seek(0, 2), limits.bytes)
+            file.seek(0)
+            with av.open(
+                _Nameless(file), "r", options=options, metadata_errors="replace", buffer_size=_BUFFER
+            ) as container:
+                yield container, _main(path, container, limits)
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: not a video that can be read ({error.strerror or error})") from error
+
+
+def check_length(path: Path, frames: int, seconds: float, limits: Limits) -> None:
+    """Refuses, by a VideoError, a file with more frames or seconds than ``limits`` allow."""
+    _check(path, "frames", frames, limits.frames)
+    _check(path, "seconds", seconds, limits.seconds)
+
+
+def _main(path: Path, container: InputContainer, limits: Limits) -> VideoStream:
+    _check(path, "streams", len(container.streams), limits.streams)
+    covers = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not streams:
+        raise VideoError(f"{path}: no video stream in it")
+    best = container.streams.best("video")
+    main = next((stream for stream in streams if stream is best), streams[0])
+    _check(path, "pixels", main.width * main.height, limits.pixels)
+    return main
+
+
+def _check(path: Path, what: str, found: float, most: float) -> None:
+    if found > most:
+        raise VideoError(f"{path}: {found:,.10g} {what}, expected at most {most:,.10g} (limits.{what})")
