@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from kinetext import video
 from kinetext.doctor.looking import SIDE, TIMES, Look, look
+from kinetext.manifest import place
 from kinetext.runtime import whole_file
 from kinetext.types import DataError, Progress
 
@@ -205,7 +206,7 @@ class _Reader:
         if not line:
             process.communicate()
             self.process = None
-            path = Path(job.root, job.file)
+            path = place(Path(job.root), job.file)
             return Facts(_digest(path), path.stat().st_size, "unreadable", "its decoder crashes, or does not end")
         answer = json.loads(line)
         if "error" in answer:
@@ -253,7 +254,10 @@ def serve() -> None:
 
 def _read(job: _Job) -> Facts:
     """A file's facts, from the cache or from the file."""
-    path = Path(job.root, job.file)
+    try:
+        path = place(Path(job.root), job.file)
+    except DataError as error:
+        return Facts("", 0, "missing", str(error))
     try:
         size = path.stat().st_size if path.is_file() else None
         if size is None:

@@ -53,7 +53,8 @@ def examine(root: str | Path, *, manifest: str | Path | None = None, multi: Sequ
         if said:
             problems.setdefault(number, "; ".join(one.removeprefix(f"row {number}: ") for one in said))
     written = tuple({name: _written(value) for name, value in cells.items()} for cells in raw.rows())
-    return Examined(Manifest(root, path, raw.columns, multi, tuple(rows)), written, problems)
+    table = Manifest(root, path, raw.columns, multi, tuple(rows), raw.layout)
+    return Examined(table, written, problems)
 
 
 def _lenient(path: Path, ragged: dict[int, str]) -> Raw:

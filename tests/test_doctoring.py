@@ -1,0 +1,139 @@
+"""The doctor with a recipe, and what training says of a table before it begins."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from kinetext import assemble, runtime, train
+from kinetext.apps import doctoring
+from kinetext.config import Recipe
+from kinetext.types import DataError, RecipeError
+
+RECIPE = """
+[task]
+name = "classification"
+targets = ["shade"]
+
+[encoders.text]
+name = "transformer"
+dim = 16
+depth = 1
+
+[encoders.video]
+name = "frame_cnn"
+dim = 16
+width = 4
+depth = 1
+
+[fusion]
+name = "concat"
+
+[text]
+max_tokens = 2
+
+[data]
+name = "folder"
+targets = ["shade"]
+num_frames = 6
+size = 16
+
+[train]
+steps = 2
+batch = 2
+precision = "fp32"
+log_every = 1
+"""
+
+
+def table(folder: Path, rows: list[dict[str, str]]) -> None:
+    with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, list(rows[0]))
+        out.writeheader()
+        out.writerows(rows)
+
+
+@pytest.fixture
+def rows(clips: Path) -> list[dict[str, str]]:
+    """The rows of ``clips``, with a split by person: the last one is val."""
+    with (clips / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    for row in found:
+        row["split"] = "val" if row["group"] == "person 3" else "train"
+    return found
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_what_a_recipe_would_do(clips: Path, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    rows += [{**rows[0], "file_name": "gone.mp4", "text": "two words"}]
+    table(clips, rows)
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    before = sorted(os.listdir(clips))
+    found = doctoring.examine(clips, doctoring.Asked(recipe=tmp_path / "recipe.toml"))
+    assert sorted(os.listdir(clips)) == before, "no split is written beside the table"
+    said = found.trial
+    assert said["rows of train"] == "6 of 7 can be used, 1 file-missing"
+    assert said["rows of val"] == "3 of 3 can be used"
+    assert said["texts that are cut"] == "9", "of three and four words, two are read"
+    assert said["clips with frames shown twice"] == "8", "4 frames are read as 6"
+    assert said["samples"] == "6 in train, 2 a step"
+    assert said["a clip"] == "6 frames of 16x16, colour"
+    recipe = assemble.resolve(Recipe.parse(RECIPE, [f"data.root={clips}"]))
+    table(clips, rows[:-1])
+    data = assemble.dataset(recipe)
+    task = assemble.task(recipe, assemble.describe(recipe, data), data)
+    assert said["parameters"].startswith(f"{sum(p.numel() for p in task.parameters()):,},")
+    assert float(said["a step"].split()[0]) > 0
+    assert "MiB" in said["memory"]
+    assert said["measured on"] == runtime.hardware()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_recipe_that_would_stop(clips: Path, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    rows[0]["group"] = "person 3"
+    table(clips, rows)
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    found = doctoring.examine(clips, doctoring.Asked(recipe=tmp_path / "recipe.toml"))
+    assert "group-across-splits" in found.codes("error")
+    assert found.trial["training"].startswith("would stop: metadata.csv: group 'person 3' is in train, val")
+
+
+def test_made_data_needs_no_doctor(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('task.name = "classification"\ndata.name = "digits"', encoding="utf-8")
+    with pytest.raises(RecipeError, match="data: digits"):
+        doctoring.examine(clips, doctoring.Asked(recipe=tmp_path / "recipe.toml"))
+
+
+def begin(clips: Path, out: Path) -> None:
+    train.start(Recipe.parse(RECIPE, [f"data.root={clips}"]), out)
+
+
+def test_training_is_quiet_where_nothing_is_wrong(
+    clips: Path, rows: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table(clips, rows)
+    begin(clips, tmp_path / "run")
+    assert "kinetext doctor" not in capsys.readouterr().err
+
+
+def test_training_says_once_what_looks_wrong(
+    clips: Path, rows: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows[1]["shade"] = "Dark"
+    table(clips, rows)
+    begin(clips, tmp_path / "run")
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("label-variants: shade: 1 row has a label that differs from another class by case") == 1
+    assert f"more with: kinetext doctor {clips}" in err
+
+
+def test_training_stops_before_a_leak(clips: Path, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    rows.append({**rows[0], "group": "somebody else", "split": "val"})
+    table(clips, rows)
+    with pytest.raises(DataError, match=r"2 rows show a clip that another split has.*Rows 1 .*kinetext doctor") as told:
+        begin(clips, tmp_path / "run")
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "run").exists()
