@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kinetext import assemble, runtime
+from kinetext import assemble, runtime, video
 from kinetext.checkpoint import Run
 from kinetext.inputs import Inputs
 from kinetext.making import Clip, Maker, Plan, Request, Stream, plan_between
@@ -22,7 +22,7 @@ from kinetext.tasks.text_to_video import TextToVideo
 from kinetext.tasks.video_to_text import VideoToText
 from kinetext.text import Tokenizer
 from kinetext.tokenizers import PretrainedTokenizer
-from kinetext.types import MODALITIES, Batch, DataError, Progress, RunError, Sample, check_between
+from kinetext.types import MODALITIES, Batch, DataError, Progress, RunError, Sample, check_between, joined
 
 Answer = dict[str, dict[str, float] | float]  # column -> class -> probability, or column -> number
 
@@ -340,11 +340,11 @@ def outputs(path: Path, num: int) -> list[Path]:
     """Where ``num`` clips go: ``path`` itself, or clip-0.mp4, clip-1.mp4, ... beside it.
 
     Raises:
-        DataError: not an mp4, or its folder is not there.
+        DataError: not of a kind that is written, or its folder is not there.
     """
     check_between("num", num, 1, 10_000)
-    if path.suffix.lower() != ".mp4":
-        raise DataError(f"out: {path}, expected a name that ends in .mp4")
+    if path.suffix.lower() not in video.WRITTEN:
+        raise DataError(f"out: {path}, expected a name that ends in {joined(video.WRITTEN)}")
     if not path.parent.is_dir():
         raise DataError(f"out: there is no folder {path.parent}")
     return [path] if num == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(num)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import resource
@@ -73,8 +74,9 @@ def test_colours_survive(tmp_path: Path) -> None:
     assert (back[:, 16, 8::16].int() - colours).abs().max() <= 4
 
 
-def test_provenance_comes_back(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
+@pytest.mark.parametrize("suffix", video.WRITTEN)
+def test_provenance_comes_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip{suffix}"
     said = {"prompt": "a '3' = \"three\"; \\ \n数字3", "seed": 7, "settings": {"steps": 50}}
     video.write(path, counted(3), fps=5, provenance=said)
     assert video.read_provenance(path) == said
@@ -104,10 +106,13 @@ def test_a_png_is_exact(tmp_path: Path) -> None:
     ("name", "shape", "options", "message"),
     [
         ("a.mp4", (4, 33, 32), {}, "frames of 32x33, expected an even"),
-        ("a.avi", (4, 32, 32), {}, r"a name that ends in \.mp4"),
+        ("a.avi", (4, 32, 32), {}, r"a name that ends in \.mp4, \.webm, \.apng, \.gif"),
         ("a.mp4", (4, 32, 32), {"fps": 0.0}, r"fps: 0\.0"),
         ("a.mp4", (4, 32, 32), {"fps": math.pi}, "can't be kept exactly"),
         ("a.mp4", (4, 32, 32), {"crf": 52}, "crf 52"),
+        ("a.webm", (4, 32, 31), {}, "frames of 31x32, expected an even"),
+        ("a.apng", (4, 32, 32), {"crf": 3}, "crf 3, expected none: .apng has no such setting"),
+        ("a.gif", (4, 32, 32), {"fps": 51.0}, "fps 51.0, expected more than 0, at most 50 in a GIF"),
         ("missing/a.mp4", (4, 32, 32), {}, "can't be written"),
     ],
 )
@@ -138,13 +143,14 @@ def test_tensors_that_are_no_video_are_refused(tmp_path: Path, clip: Tensor, mes
 @pytest.mark.parametrize("size", [0, 100, 2000])
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, size: int) -> None:
     noise = torch.randint(0, 256, (8, 32, 32, 3), generator=rng("disk")).to(torch.uint8)
-    for name, write in (("a.mp4", video.write), ("a.gif", video.write_gif)):
+    names = [f"a{suffix}" for suffix in video.WRITTEN]
+    for name in names:
         path = tmp_path / name
         path.write_bytes(b"before")
         with disk_of(size), pytest.raises(VideoError, match=r"can't be written.*nothing was left behind"):
-            write(path, noise, fps=8)
+            video.write(path, noise, fps=8, provenance={"seed": 1})
         assert path.read_bytes() == b"before"
-    assert sorted(os.listdir(tmp_path)) == ["a.gif", "a.mp4"]
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
 
 
 def test_a_gif_is_read_and_written(tmp_path: Path) -> None:
@@ -155,3 +161,48 @@ def test_a_gif_is_read_and_written(tmp_path: Path) -> None:
     assert (everything.int() - counted(12).int()).abs().max() <= 2
     with Image.open(path) as other:
         assert (other.n_frames, other.info["loop"]) == (12, 0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("suffix", video.WRITTEN)
+def test_every_kind_is_repeatable_and_keeps_its_frames_and_times(tmp_path: Path, suffix: str) -> None:
+    """Of any sizes that it takes, written in pieces."""
+    side = 32 if suffix in (".mp4", ".webm") else 33
+    first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    video.write(first, counted(9, side, 64), fps=12.5)
+    with video.Writer(second, fps=12.5) as file:
+        file.write(counted(9, side, 64)[:2])
+        file.write(counted(9, side, 64)[2:])
+    assert first.read_bytes() == second.read_bytes()
+    info = video.probe(first)
+    assert (info.num_frames, info.fps, info.duration, info.width, info.height) == (9, 12.5, 0.72, 64, side)
+    back, _ = video.read_all(first)
+    assert (back.int() - counted(9, side, 64).int()).abs().max() <= (0 if suffix == ".apng" else 2)
+
+
+def test_a_webm_keeps_colours_and_says_which_they_are(tmp_path: Path) -> None:
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [90, 160, 30]])
+    clip = colours.to(torch.uint8).repeat_interleave(16, 0)[None, None].expand(4, 32, 96, 3)
+    video.write(tmp_path / "c.webm", clip, fps=5)
+    back, _ = video.read_all(tmp_path / "c.webm")
+    assert (back[:, 16, 8::16].int() - colours).abs().max() <= 4
+    with av.open(str(tmp_path / "c.webm")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("vp9", "yuv420p")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".apng"])
+def test_an_animation_is_what_pillow_sees(tmp_path: Path, suffix: str) -> None:
+    """The last frame's time among them, and a comment longer than a block of a GIF."""
+    said = {"prompt": "数字3 " * 200}
+    video.write(tmp_path / f"a{suffix}", counted(5), fps=8, provenance=said)
+    with Image.open(tmp_path / f"a{suffix}") as other:
+        shown, pixels = [], []
+        for number in range(other.n_frames):  # type: ignore[attr-defined]
+            other.seek(number)
+            shown.append(other.info["duration"])
+            pixels.append(np.asarray(other.convert("RGB")))
+        text = other.info["comment"].decode() if suffix == ".gif" else other.text["Comment"]  # type: ignore[attr-defined]
+    # starts are rounded: 0 12 25 38 50 62 hundredths
+    assert shown == ([120, 130, 130, 120, 120] if suffix == ".gif" else [125.0] * 5)
+    assert np.abs(np.stack(pixels).astype(int) - counted(5).numpy()).max() <= 2
+    assert json.loads(text) == said

@@ -38,7 +38,7 @@ def reproduce(
     Files that it was made from are looked for as ``File.near`` does.
 
     Args:
-        path: an mp4 that kinetext made.
+        path: a clip that kinetext made; what it was packed by is taken again, so frames compare in every kind.
         model: where the model is now; None is where it was.
         progress: called after every window of the new clip.
 
@@ -61,7 +61,7 @@ def reproduce(
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
-        again = Path(folder) / "again.mp4"
+        again = Path(folder) / f"again{Path(path).suffix}"
         clip.save(again, progress)
         difference = _difference(Path(path), again)
     now = {"kinetext": kinetext.__version__, **machine(pipeline.device)}

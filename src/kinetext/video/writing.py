@@ -1,4 +1,4 @@
-"""Tensors -> video files: mp4 with provenance, GIF, PNG."""
+"""Tensors -> video files that say how they were made: mp4, WebM, animated PNG and GIF; and PNG."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetext.runtime import whole_file
-from kinetext.video.frames import VideoError
+from kinetext.types import joined
+from kinetext.video import comments
+from kinetext.video.containers import VideoError
 
 Pixels = NDArray[np.uint8]
 
@@ -34,16 +37,61 @@ def to_bytes(video: Tensor) -> Tensor:
     return ((video.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """How frames become a file.
+
+    Args:
+        container, codec, pix_fmt: FFmpeg's names.
+        muxing, coding: FFmpeg's options.
+        lossy: whether it takes a ``crf``, and halves width and height for its colours.
+        comments: whether FFmpeg writes them into the container.
+    """
+
+    container: str
+    codec: str
+    pix_fmt: str
+    muxing: Mapping[str, str]
+    coding: Mapping[str, str]
+    lossy: bool
+    comments: bool
+
+
+_KINDS = {
+    # with macroblock-tree rate control, small frames (64x64) come out a little different from call to call in
+    # x264's assembly (build 165); without it, the same frames give the same bytes
+    ".mp4": _Kind(
+        "mp4", "libx264", "yuv420p", {"movflags": "+faststart", "fflags": "+bitexact"},
+        {"preset": "medium", "flags": "+bitexact", "x264-params": "no-mbtree=1"}, True, True,
+    ),
+    # b=0: the quality is constant
+    ".webm": _Kind(
+        "webm", "libvpx-vp9", "yuv420p", {"fflags": "+bitexact"},
+        {"b": "0", "deadline": "good", "cpu-used": "2", "flags": "+bitexact"}, True, True,
+    ),
+    ".apng": _Kind("apng", "apng", "rgb24", {"plays": "0", "fflags": "+bitexact"}, {}, False, False),
+    ".gif": _Kind("gif", "gif", "pal8", {}, {}, False, False),
+}  # fmt: skip
+WRITTEN = tuple(_KINDS)
+
+
 class Writer:
-    """Writes an mp4 (H.264, yuv420p) as its frames come, in constant memory; the same frames give the same bytes.
+    """Writes a clip as its frames come; the same frames give the same bytes. The suffix says what kind:
+
+    ======= =================== ============================================================================
+    .mp4    H.264, yuv420p      in constant memory
+    .webm   VP9, yuv420p        in constant memory; times are rounded to milliseconds
+    .apng   lossless            the packed file is held once in memory, at its end
+    .gif    256 colours         frames are held in memory: they share a palette; times are rounded to hundredths
+    ======= =================== ============================================================================
 
     The file appears whole where the block ends well; where it does not, what was there before stays.
 
     Args:
-        path: ends in .mp4.
-        fps: frames a second, more than 0, at most 1000; kept exactly.
-        provenance: how the clip was made, a JSON object or its text; kept in the container's comment.
-        crf: 0 (best) to 51; 12 keeps frames of 64x64 good enough for a classifier.
+        path: ends in one of those.
+        fps: frames a second, more than 0, at most 1000; at most 50 in a GIF (browsers slow down what is faster).
+        provenance: how the clip was made, a JSON object or its text; kept in the file's comment.
+        crf: of mp4 and webm, 0 (best) to 51, 12 if not given: it keeps frames of 64x64 good enough for a classifier.
 
     Raises:
         VideoError: the clip can't be written as asked (full disk, no such folder); nothing half written stays.
@@ -59,22 +107,36 @@ class Writer:
         *,
         fps: float,
         provenance: Mapping[str, object] | str | None = None,
-        crf: int = 12,
+        crf: int | None = None,
     ) -> None:
-        self.path = _named(path, ".mp4")
-        if not 0 <= crf <= 51:
-            raise VideoError(f"{self.path}: crf {crf}, expected 0 to 51")
-        self._rate, self._crf, self._comment = frame_rate(fps), crf, _comment(self.path, provenance)
+        self.path = _named(path, *WRITTEN)
+        self._suffix = self.path.suffix.lower()
+        self._kind = _KINDS[self._suffix]
+        if crf is not None and not (self._kind.lossy and 0 <= crf <= 51):
+            legal = "0 to 51" if self._kind.lossy else f"none: {self._suffix} has no such setting"
+            raise VideoError(f"{self.path}: crf {crf}, expected {legal}")
+        if self._suffix == ".gif" and not 0 < fps <= 50:
+            raise VideoError(f"{self.path}: fps {fps}, expected more than 0, at most 50 in a GIF")
+        self._rate, self._crf, self._comment = (
+            frame_rate(fps),
+            12 if crf is None else crf,
+            _comment(self.path, provenance),
+        )
+        self._held: list[Pixels] = []  # of a GIF
         self._opened = ExitStack()
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
 
     def __enter__(self) -> Self:
-        options = {"movflags": "+faststart", "fflags": "+bitexact"}
+        kind, options = self._kind, dict(self._kind.muxing)
         with _said(self.path), ExitStack() as opening:
             temporary = opening.enter_context(whole_file(self.path))
-            self._container = opening.enter_context(av.open(str(temporary), "w", format="mp4", options=options))
-            if self._comment:
+            if self._comment and not kind.comments:
+                opening.enter_context(_commented(temporary, self._comment))
+            self._container = opening.enter_context(
+                av.open(str(temporary), "w", format=kind.container, options=options)
+            )
+            if self._comment and kind.comments:
                 self._container.metadata["comment"] = self._comment
             self._opened = opening.pop_all()
         return self
@@ -83,8 +145,8 @@ class Writer:
         """Adds frames.
 
         Args:
-            video: float ``(C, T, H, W)`` in [-1, 1] or uint8 ``(T, H, W, C)``; C is 1 or 3, T >= 1; H and W are even,
-                because 4:2:0 halves them, and the same in every call.
+            video: float ``(C, T, H, W)`` in [-1, 1] or uint8 ``(T, H, W, C)``; C is 1 or 3, T >= 1; H and W are the same
+                in every call, and even in mp4 and webm, because 4:2:0 halves them.
 
         Raises:
             ValueError: ``video`` has another shape, dtype or range.
@@ -98,22 +160,28 @@ class Writer:
         wide, high = self._stream.width, self._stream.height
         if (height, width) != (high, wide):
             raise VideoError(f"{self.path}: frames of {width}x{height}, expected {wide}x{high} as those before")
+        if self._suffix == ".gif":
+            self._held.append(pixels)
+            return
         with _said(self.path):
             for image in pixels:
                 self._container.mux(self._stream.encode(VideoFrame.from_ndarray(image, format="rgb24")))
 
     def _begin(self, container: OutputContainer, height: int, width: int) -> VideoStream:
-        if width % 2 or height % 2:
+        kind = self._kind
+        if kind.lossy and (width % 2 or height % 2):
             raise VideoError(f"{self.path}: frames of {width}x{height}, expected an even width and height")
-        # with macroblock-tree rate control, small frames (64x64) come out a little different from call to call in
-        # x264's assembly (build 165); without it, the same frames give the same bytes
-        settings = {"crf": str(self._crf), "preset": "medium", "flags": "+bitexact", "x264-params": "no-mbtree=1"}
-        stream = container.add_stream("libx264", rate=self._rate, options=settings)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        settings = {"crf": str(self._crf)} if kind.lossy else {}
+        # GIF's times are hundredths of a second
+        rate = 100 if self._suffix == ".gif" else self._rate
+        stream = container.add_stream(kind.codec, rate=rate, options={**settings, **kind.coding})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, kind.pix_fmt
         codec = stream.codec_context
-        codec.colorspace = codec.color_primaries = codec.color_trc = _BT601
-        codec.color_range = _LIMITED
-        codec.thread_count = 1  # x264's output depends on the number of threads
+        if kind.lossy:
+            codec.colorspace = codec.color_primaries = codec.color_trc = _BT601
+            codec.color_range = _LIMITED
+        codec.thread_count = 1  # what encoders write depends on the number of threads
         return stream
 
     def __exit__(
@@ -126,7 +194,18 @@ class Writer:
         with _said(self.path), self._opened:
             if self._container is None or self._stream is None:
                 raise VideoError(f"{self.path}: no frames, expected at least one")
+            if self._held:
+                self._mux_gif(self._container, self._stream, np.concatenate(self._held))
             self._container.mux(self._stream.encode())
+
+    def _mux_gif(self, container: OutputContainer, stream: VideoStream, pixels: Pixels) -> None:
+        starts = [round(number * 100 / self._rate) for number in range(len(pixels) + 1)]
+        for number, frame in enumerate(_with_palette(pixels)):
+            frame.pts, frame.time_base = starts[number], Fraction(1, 100)
+            for packet in stream.encode(frame):
+                # the muxer learns how long a frame stays from the next one; the last has none
+                packet.duration = starts[number + 1] - starts[number]
+                container.mux(packet)
 
 
 def write(
@@ -135,13 +214,12 @@ def write(
     *,
     fps: float,
     provenance: Mapping[str, object] | str | None = None,
-    crf: int = 12,
+    crf: int | None = None,
 ) -> None:
     """Writes a whole clip as a ``Writer`` does.
 
     Args:
-        video: float ``(C, T, H, W)`` in [-1, 1] or uint8 ``(T, H, W, C)``; C is 1 or 3, T >= 1; H and W are
-            even, because 4:2:0 halves them.
+        video: as of ``Writer.write``.
         path, fps, provenance, crf: as of ``Writer``.
 
     Raises:
@@ -165,22 +243,7 @@ def write_gif(path: str | Path, video: Tensor, *, fps: float) -> None:
         ValueError: as for ``write``.
         VideoError: as for ``write``.
     """
-    pixels = _pixels(video)
-    path = _named(path, ".gif")
-    if not 0 < fps <= 50:
-        raise VideoError(f"{path}: fps {fps}, expected more than 0, at most 50 in a GIF")
-    tick = Fraction(1, 100)
-    starts = [round(number * 100 / fps) for number in range(len(pixels) + 1)]
-    # the muxer learns how long a frame stays from the next one; the last has none
-    options = {"final_delay": str(starts[-1] - starts[-2])}
-    with _writing(path) as temporary, av.open(str(temporary), "w", format="gif", options=options) as container:
-        stream = container.add_stream("gif", rate=100)
-        stream.height, stream.width = pixels.shape[1:3]
-        stream.pix_fmt, stream.codec_context.time_base = "pal8", tick
-        for number, frame in enumerate(_with_palette(pixels)):
-            frame.pts, frame.time_base = starts[number], tick
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write(_named(path, ".gif"), video, fps=fps)
 
 
 def write_png(path: str | Path, image: Tensor) -> None:
@@ -247,10 +310,10 @@ def _pixels(video: Tensor) -> Pixels:
     return np.ascontiguousarray(video.expand(*video.shape[:3], 3).numpy(), dtype=np.uint8)
 
 
-def _named(path: str | Path, suffix: str) -> Path:
+def _named(path: str | Path, *suffixes: str) -> Path:
     path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise VideoError(f"{path}: expected a name that ends in {suffix}")
+    if path.suffix.lower() not in suffixes:
+        raise VideoError(f"{path}: expected a name that ends in {joined(suffixes)}")
     return path
 
 
@@ -281,6 +344,13 @@ def _comment(path: Path, provenance: Mapping[str, object] | str | None) -> str:
     if not valid:
         raise VideoError(f"{path}: provenance {provenance[:40]!r}, expected the text of a JSON object")
     return provenance
+
+
+@contextmanager
+def _commented(path: Path, comment: str) -> Iterator[None]:
+    """Puts a comment into a file once it is written."""
+    yield
+    comments.insert(path, json.dumps(json.loads(comment)))  # in ASCII, as GIF wants it
 
 
 @contextmanager
