@@ -154,6 +154,10 @@ def _plant_shapes(made: Table, found: dict[str, set[int]]) -> None:
     found["odd-size"] = {made.add("clips/odd.mp4")}
     encode(clips / "uneven.mp4", moving(9007), [0, 1, 2, 3, 7, 8, 9, 10, 17, 18, 19, 20])
     found["variable-rate"] = {made.add("clips/uneven.mp4")}
+    encode(
+        clips / "parts.mp4", moving(9009), range(12), options={"movflags": "frag_keyframe"}
+    )  # the first part's header
+    found["frame-count"] = {made.add("clips/parts.mp4")}
     turned = bytearray((made.root / made.clip("clips/turned.mp4")).read_bytes())
     matrix = turned.index(b"tkhd") + 4 + 40  # of version 0: ISO/IEC 14496-12, 8.3.2
     quarter = [0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30]
@@ -217,10 +221,16 @@ def _plant_texts(made: Table, found: dict[str, set[int]]) -> None:
     }
 
 
-def encode(path: Path, pixels: Pixels, times: range | list[int], pix_fmt: str = "yuv420p") -> None:
-    """An mp4 whose frames are shown at ``times``, in eighths of a second."""
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=8)
+def encode(
+    path: Path,
+    pixels: Pixels,
+    times: range | list[int],
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+) -> None:
+    """An mp4 with a key frame in every four, whose frames are shown at ``times``, in eighths of a second."""
+    with av.open(str(path), "w", format="mp4", options=options or {}) as container:
+        stream = container.add_stream("libx264", rate=8, options={"g": "4"})
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt, stream.codec_context.time_base = pix_fmt, Fraction(1, 8)
         for image, at in zip(pixels, times, strict=True):

@@ -78,3 +78,24 @@ def test_a_camera_that_stands_still(tmp_path: Path) -> None:
     found = doctor.examine(SHARED / "falls", manifest=table, plan=Plan(targets=()))
     assert len(found.subject.rows) == 33
     assert not {code for code in found.codes() if "duplicate" in code}
+
+
+def test_odd_media(tmp_path: Path) -> None:
+    """What ``expected.csv`` says of every file, which was found with PyAV and by eye."""
+    with (SHARED / "odd_media" / "expected.csv").open(encoding="utf-8", newline="") as file:
+        expected = {row["file_name"]: row for row in csv.DictReader(file)}
+    table = tmp_path / "odd.csv"
+    table.write_text("\n".join(["file_name", *expected]), encoding="utf-8")
+    found = doctor.examine(SHARED / "odd_media", manifest=table)
+    files = {row.number: row.file or "" for row in found.subject.rows}
+    told = {one.code: {files[row] for row in one.rows} for one in found.findings}
+    assert told["file-audio-only"] == {name for name, row in expected.items() if "audio only" in row["why"]}
+    broken = {name for name, row in expected.items() if row["error"] or row["decoded_pyav18"] == "0"}
+    damaged = {name for name, row in expected.items() if "corrupt" in row["why"]}
+    assert told["file-unreadable"] | told["file-truncated"] == broken | damaged
+    turned = {name for name, row in expected.items() if row["rotation"] not in ("", "0")}
+    assert told["turned"] == turned - broken
+    counts = {name: (row["header_frames"], row["decoded_pyav18"]) for name, row in expected.items()}
+    differ = {name for name, (header, real) in counts.items() if header not in ("", "0") and real and header != real}
+    assert told["frame-count"] == differ - broken
+    assert told["variable-rate"] == {name for name, row in expected.items() if "VFR" in row["why"]}

@@ -113,8 +113,10 @@ def _rows(subject: Subject, column: str, names: Mapping[int, str]) -> list[Row]:
     order = list(sizes)
     np.random.default_rng(0).shuffle(order)
     taken: set[str] = set()
+    left = _MOST
     for name in order:
-        if sum(sizes[one] for one in (*taken, name)) > _MOST:
+        left -= sizes[name]
+        if left < 0:
             break
         taken.add(name)
     return [row for row in rows if names[row.number] in taken]

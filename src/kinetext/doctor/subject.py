@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from kinetext.doctor.looking import Look
 from kinetext.doctor.survey import Facts, Range
@@ -64,7 +65,7 @@ class Subject:
         """All rows, in table order."""
         return self.table.rows
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns of classes."""
         named = self.plan.targets

@@ -314,7 +314,6 @@ def _facts(path: Path, digest: str, size: int, ranges: Sequence[Range]) -> Facts
         info = video.probe(path)
         aspect = info.width / info.height
         whole = look(video.stream(path, size=SIDE, fit="squash"), info.num_frames, aspect)
-        steady = video.is_steady(path)
     except video.VideoError as error:
         why = str(error).removeprefix(f"{path}: ")
         return Facts(digest, size, _trouble(why), why)
@@ -323,13 +322,14 @@ def _facts(path: Path, digest: str, size: int, ranges: Sequence[Range]) -> Facts
         digest,
         size,
         num_frames=whole.frames,
+        header_frames=info.header_frames,
         fps=info.fps,
         seconds=info.duration,
         width=info.width,
         height=info.height,
         rotation=info.rotation,
         mirrored=info.mirrored,
-        steady=steady,
+        steady=not info.variable,
         looks=looks,
     )
 
