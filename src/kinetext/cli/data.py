@@ -49,10 +49,12 @@ def show(
 def pack(
     folder: Annotated[Path, typer.Argument(help="A folder with clips and a table.")],
     out: Annotated[Path, typer.Argument(help="A new folder; or an unfinished pack, which goes on.")],
-    size: Annotated[int, typer.Option(help="Pixels, the side of the square frames: that of the training.")] = 128,
+    size: Annotated[
+        int, typer.Option(help="Pixels, the side of the frames: that of the training; 128 if not given.")
+    ] = 0,
     num_frames: Annotated[int, typer.Option(help="Frames of every clip, spread over all of it; 16 if no --fps.")] = 0,
     fps: Annotated[float, typer.Option(help="Frames a second instead, for random windows.")] = 0.0,
-    channels: Annotated[int, typer.Option(help="3 (RGB) or 1 (luma).")] = 3,
+    channels: Annotated[int, typer.Option(help="3 (RGB) or 1 (luma); 3 if not given.")] = 0,
     fit: Annotated[str, typer.Option(help="crop, squash or pad.")] = "crop",
     region: Annotated[
         tuple[float, float, float, float], typer.Option(help="Left, top, right, bottom: the part that is looked at.")
@@ -61,6 +63,9 @@ def pack(
     quality: Annotated[int, typer.Option(help="Of the JPEG frames, 1 to 100.")] = 95,
     shard_mb: Annotated[int, typer.Option(help="Megabytes of a shard.")] = 256,
     workers: Annotated[int, typer.Option(help="Processes that read clips.")] = 0,
+    run: Annotated[
+        str, typer.Option(help="Pack what this run's codec makes of the clips, too; they are then as the run's.")
+    ] = "",
     manifest: Annotated[str, typer.Option(help="The table, if not metadata.*.")] = "",
 ) -> None:
     """Write a dataset as training-ready tar shards; an interrupted pack goes on when it is asked for again."""
@@ -68,10 +73,10 @@ def pack(
 
     made = packing.Packing.asked(
         size=size, num_frames=num_frames, fps=fps, channels=channels, fit=fit, region=region, exact=exact,
-        quality=quality, shard_mb=shard_mb,
+        quality=quality, shard_mb=shard_mb, run=run,
     )  # fmt: skip
     with terminal.bar("samples") as progress:
-        shards = packing.pack(folder, out, made, table=manifest, workers=workers, progress=progress)
+        shards = packing.pack(folder, out, made, run=run, table=manifest, workers=workers, progress=progress)
     typer.echo(f"{out}: {shards} shards")
 
 
@@ -109,7 +114,8 @@ def split(
     except ValueError as error:
         raise typer.BadParameter(f"--fractions {fractions}: expected three numbers, such as 0.8,0.1,0.1") from error
     made = tables.split(source, out, by=by, fractions=parts, stratify=stratify, time=time, seed=seed)
-    terminal.table(str(made.path), made.columns, made.rows)
+    typer.echo(made.path)
+    terminal.table("", made.columns, made.rows)
 
 
 @verbs.command("stats")
@@ -151,6 +157,26 @@ def diff(
         raise typer.Exit(1)
     if not as_json:
         typer.echo(f"{a} and {b}: no difference")
+
+
+@verbs.command("import")
+def convert(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="activitynet hmdb51 kinetics meld mosi msrvtt ucf101.")],
+    annotations: Annotated[Path, typer.Argument(help="The list, as the dataset ships it.")],
+    videos: Annotated[Path, typer.Option(help="The folder with its files.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="A new table; VIDEOS/metadata.csv if not given.")
+    ] = None,
+    missing: Annotated[str, typer.Option(help="Entries without a file: error, or skip.")] = "error",
+) -> None:
+    """Write a table from the annotations of a well-known dataset."""
+    from kinetext.apps import importing, terminal
+
+    done = importing.convert(kind, annotations, videos, out, missing=missing)
+    typer.echo(done.path)
+    terminal.table("", tuple(done.rows), [tuple(map(str, done.rows.values()))])
+    for note in done.notes:
+        typer.echo(note, err=True)
 
 
 def _json(value: object) -> None:
