@@ -245,7 +245,7 @@ def test_tars_elsewhere_are_fetched_once(root: Path, tmp_path: Path, own_cache: 
     assert {here[i].text for i in range(len(here))} < {f"clip {i}" for i in range(4)}
     disk.rm("/there", recursive=True)
     assert Shards(**options)[0].text == here[0].text  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"memory://there/no.tar: can't be fetched \(FileNotFoundError"):
+    with pytest.raises(DataError, match="memory://there/no.tar: "):
         Shards(root="memory://there/no.tar")
 
 

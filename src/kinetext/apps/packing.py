@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 import kinetext
-from kinetext import manifest, video
+from kinetext import assemble, manifest, runtime, video
 from kinetext.datasets.loader import ignore_interrupt
+from kinetext.interfaces import Codec
 from kinetext.manifest import Manifest, Row, packed, tars
 from kinetext.runtime import whole_file
+from kinetext.tasks.text_to_video import kept_as
 from kinetext.types import DataError, KinetextError, Progress, check_between
 
 _BEGUN = "unfinished.json"  # what a pack that is not whole yet is made with
@@ -78,10 +83,12 @@ class Packing:
         exact: bool,
         quality: int,
         shard_mb: int,
+        run: str,
     ) -> Packing:
-        """What a command line asks for: without ``num_frames`` and ``fps``, 16 frames."""
+        """What a command line asks for; what it leaves at 0 is as of the clips of ``run``, else 3 channels, 16 frames of 128."""
+        shape = (assemble.open_run(run).meta.video_shape if run else None) or (3, 16, 128, 128)
         return cls(
-            size, num_frames or (0 if fps else 16), fps, channels, cast("video.Fit", fit), region,
+            size or shape[-1], num_frames or (0 if fps else shape[1]), fps, channels or shape[0], cast("video.Fit", fit), region,
             "exact" if exact else "jpeg", quality, shard_mb,
         )  # fmt: skip
 
@@ -91,6 +98,7 @@ def pack(
     out: Path,
     packing: Packing,
     *,
+    run: str = "",
     table: str = "",
     workers: int = 0,
     seed: int = 0,
@@ -104,6 +112,8 @@ def pack(
     Args:
         root: the folder, with a table.
         out: a new or empty folder, or one that holds the unfinished pack.
+        run: a run folder or shipped model with a codec, as which clips are read: what the codec makes of them is packed
+            beside them; "" packs clips alone.
         table: relative to ``root`` or absolute; "" finds it.
         workers: processes that read clips, 0 for none besides this one.
         seed: of the split that is made where the table has none.
@@ -113,17 +123,21 @@ def pack(
         How many shards there are.
 
     Raises:
-        DataError: the table or a clip can't be read, or ``out`` holds something else.
+        DataError: the table or a clip can't be read, ``out`` holds something else, or ``packing`` is not what the clips of
+            ``run`` are.
+        RunError: there is no such run.
     """
     rows = manifest.with_splits(manifest.load(root, manifest=table or None), seed=seed)
-    recipe = _recipe(rows, packing)
+    codec = _Codec.of(run, packing) if run else None
+    recipe = _recipe(rows, packing, codec)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if (out / packed.RECIPE).is_file():
             _check_same(out, packed.Pack.open(out).recipe, recipe)
         else:
             begun = _begin(out, rows, recipe)
-            _write_shards(out, rows, packing, begun, workers, progress)
+            coming = _samples(rows, packing, codec, _done(begun), workers)
+            _write_shards(out, begun, coming, len(rows.rows), progress)
             _finish(out, rows, recipe, begun["shards"])
     except OSError as error:
         raise DataError(f"{out}: can't be written ({error})") from error
@@ -139,7 +153,7 @@ def verify(folder: Path, progress: Progress | None = None) -> list[str]:
     return list(packed.verify(folder, progress))
 
 
-def _recipe(rows: Manifest, packing: Packing) -> dict[str, Any]:
+def _recipe(rows: Manifest, packing: Packing, codec: _Codec | None) -> dict[str, Any]:
     """What a pack is made of and with; neither names a place nor a time."""
     told = hashlib.sha256()
     for row in rows.rows:
@@ -147,7 +161,8 @@ def _recipe(rows: Manifest, packing: Packing) -> dict[str, Any]:
     source = {"table": rows.path.name, "rows": len(rows.rows), "sha256": told.hexdigest()}
     versions = {"kinetext": kinetext.__version__} | {name: version(name) for name in ("av", "pillow", "torch")}
     options = asdict(packing) | {"region": list(packing.region)}
-    return {"format": packed.FORMAT, "options": options, "source": source, "versions": versions}
+    latents = codec.told if codec else {}
+    return {"format": packed.FORMAT, "options": options, "source": source, "versions": versions, "latents": latents}
 
 
 def _told(row: Row) -> dict[str, Any]:
@@ -183,12 +198,13 @@ def _begin(out: Path, rows: Manifest, recipe: Mapping[str, Any]) -> dict[str, An
 
 def _check_same(out: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuses to go on with what was packed otherwise."""
-    for part in ("options", "source", "versions"):
-        differ = [name for name, value in asked[part].items() if there[part].get(name) != value]
+    for part in ("options", "source", "versions", "latents"):
+        names = dict.fromkeys([*asked[part], *there[part]])
+        differ = [name for name in names if there[part].get(name) != asked[part].get(name)]
         if differ:
             name = differ[0]
             raise DataError(
-                f"{out}: was packed with {name} {there[part].get(name)!r}, now it is {asked[part][name]!r}; "
+                f"{out}: was packed with {name} {there[part].get(name)!r}, now it is {asked[part].get(name)!r}; "
                 "choose another folder, or delete it"
             )
 
@@ -207,21 +223,69 @@ class _Sample:
     frames: int
     source_frames: int
     seconds: float
+    clip: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """Makes latents of clips, each by itself, as a training that keeps targets does."""
+
+    codec: Codec
+    precision: runtime.Precision
+    device: torch.device
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, name: str, packing: Packing) -> _Codec:
+        """That of a run."""
+        run = assemble.open_run(name)
+        task, shape = assemble.restore(run), run.meta.video_shape
+        codec = getattr(task, "codec", None)
+        if not isinstance(codec, Codec) or shape is None:
+            raise DataError(f"run: {name} has no codec, expected a run of reconstruction or text_to_video")
+        asked = (packing.channels, packing.num_frames, packing.size, packing.size)
+        if asked != tuple(shape):
+            raise DataError(
+                f"run: {name} is of clips (C, T, H, W) {tuple(shape)}, and {asked} are packed; expected --size {shape[-1]} "
+                f"--num-frames {shape[1]} --channels {shape[0]}"
+            )
+        device = runtime.device()
+        told = {
+            "codec": assemble.codec_name(run.recipe, codec), "video_shape": list(shape),
+            "shape": list(codec.target_shape(shape)), "kept_as": str(kept_as(codec)).removeprefix("torch."),
+        }  # fmt: skip
+        return cls(codec.to(device).eval(), run.recipe.train.precision, device, told)
+
+    @torch.no_grad()
+    def encoded(self, sample: _Sample) -> _Sample:
+        """The sample with one member more."""
+        if sample.clip is None:
+            return sample
+        with runtime.autocast(self.precision, self.device):
+            made = self.codec.encode(sample.clip[None].to(self.device))[0]
+        file = io.BytesIO()
+        np.save(file, made.to(kept_as(self.codec)).cpu().numpy(), allow_pickle=False)
+        member = tars.entry(f"{sample.key}.{packed.LATENT}", file.getvalue())
+        return replace(sample, piece=sample.piece + member, clip=None)
+
+
+def _done(begun: Mapping[str, Any]) -> int:
+    """Samples in the shards that are whole."""
+    return sum(shard["samples"] for shard in begun["shards"])
 
 
 def _write_shards(
-    out: Path, rows: Manifest, packing: Packing, begun: dict[str, Any], workers: int, progress: Progress | None
+    out: Path, begun: dict[str, Any], coming: Iterator[_Sample], total: int, progress: Progress | None
 ) -> None:
     """All shards that are not there yet, one after another."""
-    done, total = sum(shard["samples"] for shard in begun["shards"]), len(rows.rows)
-    coming = _samples(rows, packing, done, workers)
+    done, most = _done(begun), begun["recipe"]["options"]["shard_mb"] * 10**6
     sample = next(coming, None)
     while sample is not None:
         number = len(begun["shards"])
         path, places, told = out / f"shard-{number:06}.tar", list[dict[str, object]](), hashlib.sha256()
         size = 0
         with whole_file(path) as temporary, temporary.open("wb") as file:
-            while sample is not None and (not size or size + len(sample.piece) <= packing.shard_mb * 10**6):
+            while sample is not None and (not size or size + len(sample.piece) <= most):
                 file.write(sample.piece)
                 told.update(sample.piece)
                 place = {name: getattr(sample, name) for name in ("key", "frames", "source_frames", "seconds")}
@@ -256,10 +320,10 @@ def _finish(out: Path, rows: Manifest, recipe: Mapping[str, Any], shards: Sequen
         path.unlink(missing_ok=True)
 
 
-def _samples(rows: Manifest, packing: Packing, start: int, workers: int) -> Iterator[_Sample]:
+def _samples(rows: Manifest, packing: Packing, codec: _Codec | None, start: int, workers: int) -> Iterator[_Sample]:
     """The samples of the table from row ``start`` on, in its order, made by ``workers`` processes."""
     loader: DataLoader[_Sample | KinetextError] = DataLoader(
-        cast("torch.utils.data.Dataset[_Sample | KinetextError]", _Made(rows, packing)),
+        cast("torch.utils.data.Dataset[_Sample | KinetextError]", _Made(rows, packing, codec is not None)),
         sampler=range(start, len(rows.rows)),
         batch_size=None,
         num_workers=workers,
@@ -269,7 +333,7 @@ def _samples(rows: Manifest, packing: Packing, start: int, workers: int) -> Iter
     for made in loader:
         if isinstance(made, KinetextError):
             raise made
-        yield made
+        yield codec.encoded(made) if codec else made
 
 
 @dataclass(frozen=True)
@@ -278,6 +342,7 @@ class _Made:
 
     rows: Manifest
     packing: Packing
+    with_clips: bool
 
     def __len__(self) -> int:
         return len(self.rows.rows)
@@ -294,19 +359,26 @@ class _Made:
 
     def _sample(self, row: Row) -> _Sample:
         files: Mapping[str, bytes] = {}
-        source_frames, seconds = 0, 0.0
+        source_frames, seconds, clip = 0, 0.0, None
         if row.file:
-            files, source_frames, seconds = self._clip(manifest.place(self.rows.root, row.file), row)
+            clip, source_frames, seconds = self._clip(manifest.place(self.rows.root, row.file), row)
+            files = video.store(clip, how=self.packing.stored, quality=self.packing.quality)
+            clip = self._whole(clip) if self.with_clips else None
         key, told = f"{row.number:08}", {"key": manifest.key_of(row), **_told(row)}
         frames = video.frames_of(files) if files else 0
         if files:
             told["clip"] = {"frames": frames, "seconds": round(seconds, 6)}
         said = json.dumps(told, ensure_ascii=False).encode()
         members = [tars.entry(f"{key}.{name}", data) for name, data in (*files.items(), ("json", said))]
-        return _Sample(key, b"".join(members), frames, source_frames, seconds)
+        return _Sample(key, b"".join(members), frames, source_frames, seconds, clip)
 
-    def _clip(self, path: Path, row: Row) -> tuple[Mapping[str, bytes], int, float]:
-        """The files of a clip, how many frames it had, and its seconds."""
+    def _whole(self, clip: Tensor) -> Tensor:
+        """The clip with as many frames as a training shows: short ones repeat theirs."""
+        count, total = self.packing.num_frames, clip.shape[1]
+        return clip[:, [(2 * i + 1) * total // (2 * count) for i in range(count)]]
+
+    def _clip(self, path: Path, row: Row) -> tuple[Tensor, int, float]:
+        """A clip, how many frames it had, and its seconds."""
         packing = self.packing
         had, seconds = video.extent(path, row.start, row.end)
         count = min(had, packing.num_frames or max(1, round(seconds * packing.fps)))
@@ -316,4 +388,4 @@ class _Made:
             path, num_frames=count, size=packing.size, channels=packing.channels, start=row.start, end=row.end,
             fit=packing.fit, region=packing.region,
         )  # fmt: skip
-        return video.store(clip, how=packing.stored, quality=packing.quality), had, seconds
+        return clip, had, seconds

@@ -2,7 +2,7 @@
 
 from kinetext.assemble.catalog import ROLES, WIRED, find, resolve, with_data
 from kinetext.assemble.checking import check, plan
-from kinetext.assemble.encoding import encoded
+from kinetext.assemble.encoding import codec_name, encoded
 from kinetext.assemble.loading import collate, dataset, describe, plain_batches, tokenizer, train_batches
 from kinetext.assemble.runs import device, is_shipped, open_path, open_run, shipped
 from kinetext.assemble.tasks import clip_reader, is_error, keep, metrics, restore, start_weights, task
@@ -12,6 +12,7 @@ __all__ = [
     "WIRED",
     "check",
     "clip_reader",
+    "codec_name",
     "collate",
     "dataset",
     "describe",

@@ -17,16 +17,18 @@ from kinetext import runtime
 from kinetext.assemble.loading import collate, tokenizer
 from kinetext.checkpoint import Meta
 from kinetext.config import Recipe
-from kinetext.datasets.encoded import Encoded
-from kinetext.interfaces import Dataset, Encoder, Task
+from kinetext.datasets.encoded import Encoded, WithLatents
+from kinetext.datasets.shards import Shards
+from kinetext.interfaces import Codec, Dataset, Encoder, Task
 from kinetext.reading import encode
-from kinetext.types import Modality, Progress, Sample
+from kinetext.tasks.text_to_video import TextToVideo
+from kinetext.types import Modality, Progress, RecipeError, Sample
 
 
 def encoded(
     recipe: Recipe, meta: Meta, built: Task, data: Dataset, device: torch.device, progress: Progress | None = None
 ) -> tuple[Dataset, dict[Modality, int]]:
-    """``data`` with what the frozen encoders of ``built`` make of it.
+    """``data`` with what the frozen encoders of ``built`` make of it, or its codec made of it when it was packed.
 
     Clips that are not the same in every epoch (random crops, mirrored), and data without files behind its clips, are
     encoded in every step, as are precomputed vectors, whose encoder is small.
@@ -34,6 +36,9 @@ def encoded(
     Returns:
         The data as it is trained on, and modality -> width of what is kept.
     """
+    latents = _latents(recipe, built.plain(), data, device)
+    if latents:
+        return latents
     frozen = {modality: cast(Encoder, built.plain().get_submodule(f"encoders.{modality}")) for modality in built.frozen}
     kept: dict[Modality, Encoder] = {
         modality: encoder for modality, encoder in frozen.items() if _once(modality, encoder, data)
@@ -58,6 +63,35 @@ def encoded(
     names = {modality: _name(recipe, meta, modality, encoder, device) for modality, encoder in kept.items()}
     dims = {modality: encoder.dim for modality, encoder in kept.items()}
     return Encoded(data, names, make, runtime.cache_folder() / "encoded", progress), dims
+
+
+def _latents(
+    recipe: Recipe, task: Task, data: Dataset, device: torch.device
+) -> tuple[Dataset, dict[Modality, int]] | None:
+    """``data`` with the targets that were packed beside its clips, where the task keeps targets and they are its own."""
+    if not (isinstance(task, TextToVideo) and task.cache_targets and isinstance(data, Shards) and data.latents):
+        return None
+    made = data.latents
+    if made["codec"] != codec_name(recipe, task.codec):
+        raise RecipeError(
+            "task.cache_targets: true, but the latents of data.root were packed with another codec than this one; name "
+            "that run in init.codec, or pack again with --run"
+        )
+    if made["video_shape"] != list(data.video_shape or ()) or data.look.clip_seconds:
+        raise RecipeError(
+            f"task.cache_targets: true, but the latents of data.root are of whole clips (C, T, H, W) {made['video_shape']}, "
+            f"and this recipe asks for {list(data.video_shape or ())} of {data.look.clip_seconds or 'all'} seconds"
+        )
+    return WithLatents(data, data.latent), {"video": task.target_size[0]}
+
+
+def codec_name(recipe: Recipe, codec: Codec) -> str:
+    """What tells a codec from all others: its options and weights."""
+    assert recipe.codec is not None
+    weights = {name: tensor.cpu().contiguous() for name, tensor in codec.state_dict().items()}
+    digest = hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
+    told = repr((recipe.codec.name, sorted(recipe.codec.args.items()), digest))
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _once(modality: Modality, encoder: Encoder, data: Dataset) -> bool:

@@ -13,6 +13,7 @@ from kinetext.assemble.parts import Parts, fits
 from kinetext.assemble.runs import open_run
 from kinetext.checkpoint import Meta, Run
 from kinetext.config import Recipe
+from kinetext.datasets.shards import Shards
 from kinetext.interfaces import Dataset, Encoder, Generator, Metric, Task
 from kinetext.methods.distillation import Distillation
 from kinetext.metrics.classification import ClassificationMetric
@@ -131,7 +132,8 @@ def _text_to_video(parts: Parts) -> Task:
         value = parts.recipe.task.args[option]
         if most is not None and value > most:
             raise RecipeError(f"task.{option}: {value}, expected at most {most}, the levels of the generator")
-    if parts.recipe.task.args["cache_targets"] and parts.data is not None:
+    packed = isinstance(parts.data, Shards) and parts.data.latents and parts.data.fixed
+    if parts.recipe.task.args["cache_targets"] and parts.data is not None and not packed:
         check_cache(parts.recipe.data.name, parts.data, codec, codec.target_shape(parts.shape()))
     # without the training data a run is being reopened, and needs no reward any more
     wanted = parts.recipe.task.args["reward"] and parts.data is not None

@@ -114,6 +114,43 @@ class Encoded(Dataset):
         return found
 
 
+class WithLatents(Dataset):
+    """A dataset whose samples carry what a codec made of their clips, a cell after the other, instead of the clips.
+
+    Args:
+        data: the samples.
+        latent: of an index, a target ``(C', T', H', W')`` float32, or None.
+    """
+
+    def __init__(self, data: Dataset, latent: Callable[[int], Tensor | None]) -> None:
+        self.data, self.latent = data, latent
+        self.targets, self.fps, self.fixed = data.targets, data.fps, data.fixed
+        self.vector_dims, self.splits, self.fixed_text = data.vector_dims, data.splits, data.fixed_text
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, draw: int) -> Sample:
+        index = draw % len(self.data)
+        found = self.latent(index)
+        # (C', T', H', W') -> (L, D)
+        return replace(
+            self.data.still(index), encoded={} if found is None else {"video": found.flatten(1).T.contiguous()}
+        )
+
+    def texts(self) -> Sequence[str]:
+        """Those of the data."""
+        return list(self.data.texts())
+
+    def counts(self, column: str) -> tuple[int, ...]:
+        """Those of the data."""
+        return self.data.counts(column)
+
+    def numbers(self, column: str) -> tuple[float, ...]:
+        """Those of the data."""
+        return self.data.numbers(column)
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -92,9 +93,11 @@ class Shards(Dataset):
         self.fixed, self.seed = self.look.fixed, seed
         self.packed = (Path(root) / packed.RECIPE).is_file()
         side = 0
+        self.latents: Mapping[str, Any] | None = None  # what made those that were packed beside the clips
         if self.packed:
             pack = packed.Pack.open(Path(root))
             _check_pack(root, pack, self.look, val or test)
+            self.latents = pack.recipe.get("latents")
             table, self.index, paths, side = pack.table(multi), pack.index, pack.paths(), pack.recipe["options"]["size"]
         else:
             patterns: dict[tables.Split, str] = {"train": root, "val": val, "test": test}
@@ -138,6 +141,20 @@ class Shards(Dataset):
             return ""
         content = hashlib.sha256(self._piece(self._place(index))).hexdigest()
         return f"{content} {self.look.told(None, None)} {self.look.size}"
+
+    def latent(self, index: int) -> Tensor | None:
+        """What the codec of ``latents`` made of a clip, a target ``(C', T', H', W')`` float32; None without a clip.
+
+        Raises:
+            DataError: it can't be read.
+        """
+        if not self.rows[index].file:
+            return None
+        try:
+            data = _members(self._piece(self._place(index)))[packed.LATENT]
+            return torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32))
+        except (KeyError, ValueError, OSError, DataError) as error:
+            raise DataError(f"{self._where(index)}: {self.still(index).key}: no latents ({error})") from error
 
     def texts(self) -> Iterator[str]:
         """The text of every sample of this split that has one."""

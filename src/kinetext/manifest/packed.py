@@ -22,6 +22,7 @@ from kinetext.runtime import whole_file
 from kinetext.types import DataError, Progress
 
 RECIPE, ROWS, INDEX = "pack.json", "rows.parquet", "index.parquet"
+LATENT = "latent.npy"  # the member with what a codec made of a clip
 FORMAT = 1
 _COLUMNS: Mapping[str, Any] = {
     "key": pyarrow.string(), "shard": pyarrow.int64(), "start": pyarrow.int64(), "size": pyarrow.int64(),

@@ -38,7 +38,8 @@ class TextToVideo(Maker):
             training on all frames should follow (as Zheng et al. 2023, "Fast Training of Diffusion Models
             with Masked Transformers", leave out patches first and tune on whole images last).
         cache_targets: keep what the codec made of the training clips in memory, in 16 bits a number, in every process,
-            so that every epoch but the first does without the codec. Only for data that is the same in every epoch.
+            so that every epoch but the first does without the codec. Only for data that is the same in every epoch. Of
+            clips that were packed with it (``kinetext data pack --run``) it is read from the shards, in every epoch.
         reward: run folder or shipped model of a classifier of video that teaches too; "" is none. It reads clips while
             they are made, and what it loses by the labels of their texts is added to the loss (Xu et al. 2023,
             "ImageReward", algorithm 1; Clark et al. 2024, "DRaFT", section 4). Judge the result with another reader:
@@ -128,7 +129,7 @@ class TextToVideo(Maker):
         return named
 
     def loss(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
-        batch.must_have_video("text to video learns from clips")
+        self._must_have_targets(batch)
         return self.rewarded(batch, partial(self._learned, player=player, rng=rng), rng=rng)
 
     def rewarded(self, batch: Batch, learned: Callable[[Batch], Losses], *, rng: torch.Generator) -> Losses:
@@ -146,7 +147,7 @@ class TextToVideo(Maker):
 
     def _learned(self, batch: Batch, *, player: str, rng: torch.Generator) -> Losses:
         """The generator's own loss on given clips."""
-        frames = self._frames(batch.video, rng) if self.train_frames and self.training else None
+        frames = self._frames(batch.video.device, rng) if self.train_frames and self.training else None
         target = self._target(batch, frames)
         with torch.set_grad_enabled(torch.is_grad_enabled() and player == self.players[-1]):
             cond = self.condition(batch)
@@ -169,8 +170,15 @@ class TextToVideo(Maker):
 
     def target(self, batch: Batch) -> Tensor:
         """What the codec makes of the clips."""
-        batch.must_have_video("text to video learns from clips")
+        self._must_have_targets(batch)
         return self._target(batch, None)
+
+    def _must_have_targets(self, batch: Batch) -> None:
+        if "video" not in batch.encoded:
+            batch.must_have_video("text to video learns from clips")
+        elif not batch.encoded["video"].mask.all():
+            lacks = batch.keys[batch.encoded["video"].mask.all(1).tolist().index(False)]
+            raise DataError(f"{lacks}: no clip, and text to video learns from clips; leave such rows out of the data")
 
     def _read(self, batch: Batch, rewarder: Reward, *, rng: torch.Generator) -> Tensor:
         """What the rewarder loses on clips that are on their way, or at its end, a scalar with gradients."""
@@ -186,20 +194,23 @@ class TextToVideo(Maker):
             target = target[:, :, frames]
         return rewarder.loss(batch, self.codec.decode(target, (len(batch), *shown)), rng=rng)
 
-    def _frames(self, video: Tensor, rng: torch.Generator) -> Tensor:
-        chosen = torch.randperm(video.shape[2], generator=rng, device=video.device)[: self.train_frames]
+    def _frames(self, device: torch.device, rng: torch.Generator) -> Tensor:
+        chosen = torch.randperm(self.shape[1], generator=rng, device=device)[: self.train_frames]
         return chosen.sort().values
 
     @torch.no_grad()
     def _target(self, batch: Batch, frames: Tensor | None) -> Tensor:
         """What the codec makes of the clips, of their ``frames`` alone where these are given."""
+        if "video" in batch.encoded:  # made already, when the clips were packed
+            target = _unrolled(batch.encoded["video"].x, self.target_size, self.codec)
+            return target if frames is None else target[:, :, frames]
         if not (self.cache_targets and self.training):
             return self.codec.encode(batch.video if frames is None else batch.video[:, :, frames])
         for row, key in enumerate(batch.keys):
             if key not in self._cache:
                 # by itself: its last bits must not hang on its neighbours, or a resumed run would be another one
                 made = self.codec.encode(batch.video[row : row + 1])[0]
-                self._cache[key] = made.to(_kept_as(self.codec)).cpu()
+                self._cache[key] = made.to(kept_as(self.codec)).cpu()
         kept = [self._cache[key] for key in batch.keys]
         # each by itself: stacking 16-bit floats is refused under a processor's autocast
         whole = [one.float() if one.is_floating_point() else one.long() for one in kept]
@@ -270,7 +281,13 @@ def _where(phrase: Tensor, tokens_BL: Tensor) -> Tensor:
     return found
 
 
-def _kept_as(codec: Codec) -> torch.dtype:
+def _unrolled(x_BLD: Tensor, size: Shape, codec: Codec) -> Tensor:
+    """Targets ``(B, C', T', H', W')`` whose cells come one after another."""
+    target = x_BLD.transpose(1, 2).reshape(len(x_BLD), *size)
+    return target if codec.kind == "continuous" else target.long()
+
+
+def kept_as(codec: Codec) -> torch.dtype:
     """How a number of a cached target is kept: in 16 bits, but tokens that need more in 32."""
     if codec.kind == "continuous":
         return torch.float16
@@ -284,7 +301,7 @@ def check_cache(name: str, data: Dataset, codec: Codec, target: Shape) -> None:
             f"task.cache_targets: true, but data {name} does not promise the same clips in every epoch "
             "(a folder does without flip, crop_jitter and random sampling); expected false"
         )
-    need = _kept_as(codec).itemsize * len(data) * prod(target)
+    need = kept_as(codec).itemsize * len(data) * prod(target)
     if need > CACHE_BYTES:
         raise RecipeError(
             f"task.cache_targets: true, and {len(data):,} clips would take {need / 2**30:.0f} GiB of memory, "
