@@ -44,7 +44,7 @@ def opened(path: Path, limits: Limits = LIMITS) -> Iterator[tuple[InputContainer
     options = {"format_whitelist": _FORMATS, "max_pixels": str(limits.pixels)}
     try:
         with path.open("rb") as file:
-            _check(path, "bytes", file.seek(0, 2), limits.bytes)
+            check(path, "bytes", file.seek(0, 2), limits.bytes)
             file.seek(0)
             with av.open(
                 _Nameless(file), "r", options=options, metadata_errors="replace", buffer_size=_BUFFER
@@ -56,22 +56,25 @@ def opened(path: Path, limits: Limits = LIMITS) -> Iterator[tuple[InputContainer
 
 def check_length(path: Path, frames: int, seconds: float, limits: Limits) -> None:
     """Refuses, by a VideoError, a file with more frames or seconds than ``limits`` allow."""
-    _check(path, "frames", frames, limits.frames)
-    _check(path, "seconds", seconds, limits.seconds)
+    check(path, "frames", frames, limits.frames)
+    check(path, "seconds", seconds, limits.seconds)
 
 
 def _main(path: Path, container: InputContainer, limits: Limits) -> VideoStream:
-    _check(path, "streams", len(container.streams), limits.streams)
+    check(path, "streams", len(container.streams), limits.streams)
     covers = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not streams:
         raise VideoError(f"{path}: no video stream in it")
     best = container.streams.best("video")
     main = next((stream for stream in streams if stream is best), streams[0])
-    _check(path, "pixels", main.width * main.height, limits.pixels)
+    if main.codec_context is None:
+        raise VideoError(f"{path}: no decoder for its video")
+    check(path, "pixels", main.width * main.height, limits.pixels)
     return main
 
 
-def _check(path: Path, what: str, found: float, most: float) -> None:
+def check(path: Path, what: str, found: float, most: float) -> None:
+    """Refuses, by a VideoError, a file with more of something than ``limits`` allow."""
     if found > most:
         raise VideoError(f"{path}: {found:,.10g} {what}, expected at most {most:,.10g} (limits.{what})")

@@ -15,6 +15,8 @@ from av.video.stream import VideoStream
 
 from kinetext.video.containers import opened
 from kinetext.video.limits import LIMITS, Limits
+from kinetext.video.pictures import Pictures, is_animated_webp
+from kinetext.video.shaping import UPRIGHT, Shape, Shaper, turn_of
 from kinetext.video.timeline import REMEMBERED, Scan, Timeline, broken, packets_of
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def timeline(path: Path, limits: Limits = LIMITS) -> Timeline:
     Raises:
         VideoError: the file is missing, not a video, truncated, without frames, or larger than ``limits`` allow.
     """
-    with VideoFile(path, limits=limits) as file:
+    with open_file(path, limits=limits) as file:
         return file.line
 
 
@@ -40,8 +42,28 @@ def frames(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]
     Raises:
         VideoError: the file or one of them can't be decoded, or only with flaws.
     """
-    with VideoFile(path) as file:
+    with open_file(path) as file:
         yield from file.frames(wanted)
+
+
+def open_file(path: Path, *, threads: int = 0, limits: Limits = LIMITS) -> VideoFile | Pictures:
+    """A file or a folder of pictures, by what it is.
+
+    Raises:
+        VideoError: as ``VideoFile`` and ``Pictures``.
+    """
+    if path.is_dir() or is_animated_webp(path):
+        return Pictures(path, _picture, limits)
+    return VideoFile(path, threads=threads, limits=limits)
+
+
+def _picture(path: Path, limits: Limits) -> VideoFrame:
+    """The one frame of a picture, turned as its EXIF says."""
+    with VideoFile(path, limits=limits) as file:
+        _, frame = next(file.frames([0]))
+        if turn_of(path, file.line, frame) == UPRIGHT:
+            return frame
+        return VideoFrame.from_ndarray(Shaper(path, file.line, Shape())(frame), format="rgb24")
 
 
 class VideoFile:
@@ -85,6 +107,11 @@ class VideoFile:
         """Releases the file and its decoder."""
         self._packets = None
         self._open.close()
+
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name of it."""
+        return self.stream.codec_context.name
 
     def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """The wanted frames (ascending, without repeats) with their numbers.

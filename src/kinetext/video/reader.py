@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kinetext.types import DataError, joined
 from kinetext.video.containers import VideoError
-from kinetext.video.frames import VideoFile
+from kinetext.video.frames import VideoFile, open_file
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.shaping import TURNS, WHOLE, Fit, Pixels, Region, Shape, Shaper, stored_size, turn_of
 from kinetext.video.timeline import REMEMBERED, Timeline, Track
@@ -147,7 +147,9 @@ class VideoReader:
             decoder,
             threads,
         )
-        self._file = VideoFile(self.path, threads=threads, limits=limits)
+        self._file = open_file(self.path, threads=threads, limits=limits)
+        if decoder == "torchcodec" and not isinstance(self._file, VideoFile):
+            raise DataError(f"decoder: 'torchcodec' does not read {self.path}; expected 'pyav'")
         self._shaper = Shaper(self.path, self.line, self.shape)
 
     def __enter__(self) -> Self:
@@ -201,7 +203,7 @@ class VideoReader:
             frame.format.name,
             _RANGES.get(int(frame.color_range), "unspecified"),
             not line.is_steady,
-            self._file.stream.codec_context.name,
+            self._file.codec,
             line.header.tracks,
         )
 
@@ -283,6 +285,7 @@ class VideoReader:
             return self._file.frames(wanted)
         from kinetext.video import by_torchcodec
 
+        assert isinstance(self._file, VideoFile)
         found = by_torchcodec.frames(self._file, wanted, self.threads)
         self._shaper = Shaper(self.path, self.line, self.shape, by_torchcodec.TURN)
         return found
@@ -345,7 +348,7 @@ def middles(seconds: float, fps: float) -> NDArray[np.float64]:
         raise DataError(f"fps: {fps}, expected more than 0")
     # the middle of the last stretch is still on screen; times in files are rounded
     count = max(1, math.ceil((seconds - 1e-3) * fps - 0.5))
-    return (np.arange(count) + 0.5) / fps
+    return np.arange(0.5, count) / fps
 
 
 def frame_range(path: Path, line: Timeline, start: float | None, end: float | None) -> tuple[int, int]:
