@@ -224,3 +224,20 @@ def test_a_table_without_splits_gets_them(tmp_path: Path) -> None:
 def test_options_out_of_range_are_named(root: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Folder(**{"root": str(root)} | options)  # type: ignore[arg-type]
+
+
+def test_a_row_may_name_a_folder_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "walk").mkdir()
+    for number, frame in enumerate(ramp(0)):
+        video.write_png(tmp_path / "walk" / f"{number}.png", frame[None])
+    (tmp_path / "metadata.csv").write_text("file_name,label,split,start\nwalk,go,train,\nwalk,go,val,0.4\n")
+    data = Folder(root=str(tmp_path), targets=("label",), num_frames=4, size=16)
+    clip = data[0].video
+    assert clip is not None
+    assert numbers(clip, 0) == [2, 7, 12, 17]
+    before = data.fingerprint(0)
+    video.write_png(tmp_path / "walk" / "3.png", ramp(9)[:1])
+    assert data.fingerprint(0) != before
+    later = Folder(root=str(tmp_path), targets=("label",), num_frames=2, size=16, split="val")[0].video
+    assert later is not None
+    assert numbers(later, 0) == [12, 17]  # of 10 to 19

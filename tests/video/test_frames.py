@@ -41,14 +41,23 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, kind: str, share: float) -
         video.read_clip(cut, num_frames=30, size=32)
 
 
-def encode(path: Path, kind: str, pixels: Tensor) -> None:
+def encode(path: Path, kind: str, pixels: Tensor, rate: int = 25) -> None:
     with av.open(str(path), "w", format=kind) as container:
-        stream = container.add_stream("libx264", rate=25)
+        stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for image in pixels.numpy():
             container.mux(stream.encode(VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
+
+
+def test_an_flv_that_begins_late_is_whole(tmp_path: Path) -> None:
+    """Its B-frames put off the first frame; its duration counts from 0 all the same."""
+    path = tmp_path / "clip.flv"
+    noise = torch.randint(0, 256, (12, 32, 32, 3), generator=rng("flv")).to(torch.uint8)
+    encode(path, "flv", noise, rate=10)
+    info = video.probe(path)
+    assert (info.num_frames, info.fps, info.duration) == (12, 10.0, pytest.approx(1.2))
 
 
 def test_damage_in_the_middle_is_an_error_only_where_it_is(tmp_path: Path) -> None:

@@ -59,9 +59,8 @@ def test_a_gif_disposes_of_frames_as_pillow_does(tmp_path: Path) -> None:
     ours = everything.numpy().astype(int)
     assert np.abs(ours[:5] - np.stack(theirs)[:5, ..., :3]).max() <= 2
     cleared = np.zeros((30, 40), bool)
-    cleared[4:21, 18:28] = (
-        True  # of the fifth frame, what the sixth does not cover: Pillow fills it, for us it is white
-    )
+    # of the fifth picture, what the sixth does not cover: Pillow fills it, for us it is white
+    cleared[4:21, 18:28] = True
     assert np.abs(ours[5] - theirs[5][..., :3])[~cleared].max() <= 2
     assert (ours[5][cleared] == 255).all()
     assert timeline(path).times == pytest.approx(np.cumsum([0, *SPANS[:-1]]) / 1000)

@@ -52,7 +52,9 @@ def predict(
         Path | None, typer.Option("-o", "--out", help="Of a source: a table that ends in .csv, .jsonl or .parquet.")
     ] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Spread a source over a Ray cluster, or this machine.")] = False,
-    workers: Annotated[int | None, typer.Option(help="With --ray: how many; as many as processors if not given.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --ray: how many; as many as processors if not given.")
+    ] = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:

@@ -12,7 +12,9 @@ from kinetext.cli.options import Device, Guidance, Seed, Steps
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the clip should show.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Ends in .mp4, .webm, .apng or .gif; another clip is overwritten.")] = Path("clip.mp4"),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Ends in .mp4, .webm, .apng or .gif; another clip is overwritten.")
+    ] = Path("clip.mp4"),
     seed: Seed = 0,
     num: Annotated[int, typer.Option(help="How many; more than one are called clip-0.mp4, clip-1.mp4 ...")] = 1,
     seeds: Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -132,9 +131,7 @@ class Folder(Dataset):
         row = self.rows[index]
         if not (self.reads_clips and row.file and self.fixed):
             return ""
-        with tables.place(self.root, row.file).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"{content} {self.look.told(row.start, row.end)}"
+        return f"{video.digest(tables.place(self.root, row.file))} {self.look.told(row.start, row.end)}"
 
     def numbers(self, column: str) -> tuple[float, ...]:
         """What stands in ``column``, a column of numbers, in the rows of this split that have one."""

@@ -165,7 +165,9 @@ def absent(root: Path, files: Sequence[str]) -> list[str]:
                 names = {entry.name for entry in entries if entry.is_file()}
             there.update(file for file in inside if file.rpartition("/")[2] in names)
     # a disk may know a file by more names than the one that it lists
-    return [file for file in files if file not in there and not (root / file).is_file()]
+    return [
+        file for file in files if file not in there and not (root / file).exists()
+    ]  # a folder of pictures is a clip
 
 
 def _leaks(rows: Iterable[Row]) -> list[str]:

@@ -8,6 +8,7 @@ from kinetext.video.containers import VideoError
 from kinetext.video.keeping import Kept, kept
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.looking import Look, extent
+from kinetext.video.pictures import digest
 from kinetext.video.reader import DECODERS, Decoder, Frames, VideoInfo, VideoReader, forget, probe, to_float
 from kinetext.video.reading import SUFFIXES, Sampling, read_all, read_clip, read_provenance
 from kinetext.video.shaping import WHOLE, Fit, Region, check_region
@@ -39,6 +40,7 @@ __all__ = [
     "as_file",
     "check_region",
     "count_frames",
+    "digest",
     "extent",
     "forget",
     "frame_rate",

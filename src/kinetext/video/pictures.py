@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -35,6 +36,20 @@ def is_animated_webp(path: Path) -> bool:
     except OSError:
         return False
     return start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and len(start) == 21 and bool(start[20] & _ANIMATED)
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a clip's content: of a file, or of a folder's pictures, their names and its fps.txt.
+
+    Raises:
+        OSError: it can't be read.
+        VideoError: there are no pictures in the folder.
+    """
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = [*_pictures(path), *(one for one in [path / RATE] if one.is_file())]
+    return hashlib.sha256("".join(f"{one.name} {digest(one)}\n" for one in files).encode()).hexdigest()
 
 
 class Pictures:

@@ -203,7 +203,10 @@ class Scan:
         duration = (pts[-1] - pts[0] + step) * unit
         # where the last frame says how long it stays the end is exact, else it may well stay longer than the others
         slack = 0.75 * float(step * unit) if last else 0.1 * self.promised + 2 * float(step * unit)
-        if self.alone and not self.header.frames and float(duration) < self.promised - slack:
+        end = float(
+            max(duration, (pts[-1] + step) * unit)
+        )  # FLV's duration counts from 0, where its frames may begin later
+        if self.alone and not self.header.frames and end < self.promised - slack:
             raise VideoError(f"{self.path}: truncated: {float(duration):.2f} of {self.promised:.2f} seconds are there")
         check_length(self.path, len(pts), float(duration), self.limits)
         fps = Fraction(len(pts)) / duration if duration else Fraction(0)
