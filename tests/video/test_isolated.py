@@ -51,6 +51,18 @@ def test_the_same_as_here(clip: Path) -> None:
     assert torch.equal(isolated.call("read_clip", clip, options), video.read_clip(clip, **options))  # type: ignore[arg-type]
 
 
+def test_the_reading_functions_take_it_with_limits(clip: Path) -> None:
+    assert video.probe(clip, isolated=True) == video.probe(clip)
+    here = video.read_clip(clip, num_frames=3, size=16)
+    assert torch.equal(video.read_clip(clip, num_frames=3, size=16, isolated=True), here)
+    for read in (
+        lambda: video.probe(clip, limits=video.Limits(frames=11), isolated=True),
+        lambda: video.read_clip(clip, num_frames=1, size=16, limits=video.Limits(frames=11), isolated=True),
+    ):
+        with pytest.raises(video.VideoError, match="12 frames, expected at most 11"):
+            read()
+
+
 def test_chance_goes_on_as_here(clip: Path) -> None:
     here, there = (torch.Generator().manual_seed(3) for _ in range(2))
     options = {"num_frames": 2, "size": 16, "sampling": "random", "clip_seconds": 0.3}

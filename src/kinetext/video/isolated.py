@@ -31,6 +31,7 @@ from torch import Tensor
 
 from kinetext.types import DataError
 from kinetext.video.containers import VideoError
+from kinetext.video.limits import Limits
 from kinetext.video.reader import VideoInfo, probe, to_float
 from kinetext.video.reading import read_clip
 from kinetext.video.writing import to_bytes
@@ -77,7 +78,7 @@ def call(name: Name, path: str | Path, options: Mapping[str, Any], bounds: Bound
     Args:
         name: which of them.
         path: the file.
-        options: its keyword arguments: what JSON can hold, and ``rng``, which goes on as if it had been used here.
+        options: its keyword arguments: what JSON can hold, ``limits``, and ``rng``, which goes on as if it had been used here.
         bounds: the default is 1 GiB and a minute.
 
     Raises:
@@ -87,6 +88,8 @@ def call(name: Name, path: str | Path, options: Mapping[str, Any], bounds: Bound
     bounds = bounds or Bounds()
     rng = options.get("rng")
     plain = {key: value for key, value in options.items() if key != "rng"}
+    if "limits" in plain:
+        plain["limits"] = asdict(plain["limits"])
     if rng is not None:
         plain["rng"] = base64.b64encode(bytes(rng.get_state().numpy())).decode()
     asked = {"name": name, "path": str(path), "options": plain, **asdict(bounds)}
@@ -270,11 +273,13 @@ def _answer(asked: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
     if "rng" in options:
         rng.set_state(torch.frombuffer(bytearray(base64.b64decode(options["rng"])), dtype=torch.uint8))
         options["rng"] = rng
+    if "limits" in options:
+        options["limits"] = Limits(**options["limits"])
     if "region" in options:
         options["region"] = tuple(options["region"])
     try:
         if asked["name"] == "probe":
-            return {"info": asdict(probe(asked["path"]))}, b""
+            return {"info": asdict(probe(asked["path"], **options))}, b""
         clip = to_bytes(read_clip(asked["path"], **options)).contiguous()
         state = base64.b64encode(bytes(rng.get_state().numpy())).decode()
         return {"shape": list(clip.shape), "rng": state}, np.ascontiguousarray(clip.numpy()).tobytes()

@@ -316,12 +316,19 @@ class VideoReader:
         return [int(at) for at in np.searchsorted(self.line.times, times + 1e-9, side="right") - 1]
 
 
-def probe(path: str | Path, *, limits: Limits = LIMITS) -> VideoInfo:
+def probe(path: str | Path, *, limits: Limits = LIMITS, isolated: bool = False) -> VideoInfo:
     """What a file holds; decodes its first frame.
+
+    Args:
+        limits, isolated: as of ``read_clip``.
 
     Raises:
         VideoError: the file is missing, broken, has no frame, or is larger than ``limits`` allow.
     """
+    if isolated:
+        from kinetext.video.isolated import call
+
+        return call("probe", path, {"limits": limits})
     with VideoReader(path, limits=limits) as reader:
         return reader.probe()
 

@@ -68,7 +68,7 @@ def read_clip(
         rng: for "random", which also needs ``clip_seconds`` or ``fps``.
         decoder, limits: as of ``VideoReader``.
         isolated: decode in a process of its own, with limits on memory and time (``video.isolated``), so that a crash or a
-            bomb is a ``VideoError``; Linux only, without ``decoder`` and ``limits``.
+            bomb is a ``VideoError``; Linux only, by "pyav".
 
     Raises:
         DataError: an argument is outside its range.
@@ -82,12 +82,19 @@ def read_clip(
     if sampling == "random" and (seconds is None or rng is None):
         raise DataError("sampling: 'random' needs clip_seconds or fps, and rng")
     if isolated:
-        if decoder == "torchcodec" or limits != LIMITS:
-            raise DataError("isolated: expected without decoder='torchcodec' and without limits")
+        if decoder == "torchcodec":
+            raise DataError("isolated: expected without decoder='torchcodec'")
         from kinetext.video.isolated import call
 
-        told = {"num_frames": num_frames, "size": size, "channels": channels, "start": start, "end": end}
+        told: dict[str, object] = {
+            "num_frames": num_frames,
+            "size": size,
+            "channels": channels,
+            "start": start,
+            "end": end,
+        }
         told |= {"sampling": sampling, "clip_seconds": clip_seconds, "fps": fps, "fit": fit, "region": region}
+        told["limits"] = limits
         return call("read_clip", path, told if rng is None else told | {"rng": rng})
     with VideoReader(
         path, size=size, fit=fit, region=region, channels=channels, decoder=decoder, limits=limits
