@@ -18,7 +18,7 @@ from kinetext.types import DataError, KinetextError, Progress, joined
 
 Page = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # of a terminal: title, columns, rows
 
-_MOST_CLASSES = 50  # of a column whose classes are counted one by one
+_MOST_SIZES = 50  # of clips that are listed
 _FAILED = 5  # files that can't be read, which are named
 _SCRIPTS = (
     ("Chinese", re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")),
@@ -73,7 +73,7 @@ def split(
     splits = manifest.divide(table, by, (train, val, test), seed=seed, stratify=stratify, time=time)
     writing.write(out, writing.with_column(reading.read(table.path), "split", splits))
     rows = tuple(row.moved(split) for row, split in zip(table.rows, splits, strict=True))
-    column = stratify or next((name for name in _label_columns(table) if _is_classes(table, name)), "")
+    column = stratify or next((name for name in _label_columns(table) if manifest.is_classes(table, name)), "")
     there = [name for name in SPLITS if name in splits]
     found = [("rows", Counter(splits))]
     names = manifest.groups(rows)
@@ -94,12 +94,6 @@ def _shared(count: int, total: int) -> str:
 
 def _label_columns(table: Manifest) -> list[str]:
     return [name for name in table.columns if name not in manifest.RESERVED]
-
-
-def _is_classes(table: Manifest, column: str) -> bool:
-    """Whether a column has few enough values, each often enough, to be counted one by one."""
-    cells = Counter(row.labels[column] for row in table.rows if column in row.labels)
-    return 0 < len(cells) <= min(_MOST_CLASSES, max(2, cells.total() // 2))
 
 
 def stats(source: Path, *, probe: bool = False, progress: Progress | None = None) -> dict[str, Any]:
@@ -160,7 +154,7 @@ def _column(table: Manifest, column: str) -> dict[str, Any]:
     cells = [row.labels.get(column, "") for row in table.rows]
     filled = [cell for cell in cells if cell]
     found: dict[str, Any] = {"rows": len(filled), "different": len(set(filled))}
-    if _is_classes(table, column):
+    if manifest.is_classes(table, column):
         counts = {
             name: Counter(row.split for row in table.rows if row.labels.get(column) == name)
             for name in sorted(set(filled))
@@ -211,8 +205,8 @@ def _probed(root: Path, files: Sequence[str], progress: Progress | None) -> dict
             "seconds": {**_spread([info.duration for info in infos]), "sum": sum(info.duration for info in infos)},
             "frames": _spread([info.num_frames for info in infos]),
             "megabytes": sum(manifest.place(root, file).stat().st_size for file in files if file not in failed) / 1e6,
-            "sizes": dict(sizes.most_common(_MOST_CLASSES)),
-            "fps": dict(rates.most_common(_MOST_CLASSES)),
+            "sizes": dict(sizes.most_common(_MOST_SIZES)),
+            "fps": dict(rates.most_common(_MOST_SIZES)),
         }
     return found
 

@@ -179,6 +179,24 @@ def convert(
         typer.echo(note, err=True)
 
 
+@verbs.command("export")
+def export(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with clips and a table; or a table.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    kind: Annotated[str, typer.Option("--format", help="fiftyone.")] = "fiftyone",
+) -> None:
+    """Write a dataset for another program; clips stay where they are."""
+    from kinetext.apps import exporting, terminal
+
+    with terminal.bar("files") as progress:
+        done = exporting.export(source, out, kind, progress)
+    typer.echo(f"{done.path}: {done.samples} samples")
+    if done.texts:
+        typer.echo(f"left out, without a file: {done.texts} rows", err=True)
+    if done.pictures:
+        typer.echo(f"left out, no videos: {len(done.pictures)} files ({', '.join(done.pictures[:5])})", err=True)
+
+
 def _json(value: object) -> None:
     import json
 

@@ -13,7 +13,7 @@ from kinetext.manifest.reading import TABLES
 from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split, is_elsewhere
 from kinetext.manifest.selection import Selection, key_of
 from kinetext.manifest.splits import SPLIT_TABLE, groups, with_fold, with_splits, with_stored_splits, with_val
-from kinetext.manifest.table import Manifest, load, numbers, open_source
+from kinetext.manifest.table import Manifest, is_classes, load, numbers, open_source
 from kinetext.manifest.vectors import Vectors
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "fetch",
     "groups",
     "has_pairs",
+    "is_classes",
     "is_elsewhere",
     "key_of",
     "load",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from kinetext.manifest.reading import Raw, check_columns, find, near, no_collect
 from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split, check_row, escapes, is_elsewhere
 from kinetext.types import DataError, joined
 
+_MOST_CLASSES = 50  # of a column that is taken for one of classes where nobody says
 _SHOWN = 5  # problems that one message names
 _STATS = 16  # files of one folder that are asked for one by one; more are looked for in a listing of the folder
 
@@ -97,6 +99,12 @@ def load(
         more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
         raise DataError(f"{path}: " + "; ".join(problems[:_SHOWN]) + more)
     return Manifest(root, path, raw.columns, tuple(multi), rows, raw.layout)
+
+
+def is_classes(manifest: Manifest, column: str) -> bool:
+    """Whether a column has few enough values, each often enough, to be counted as classes one by one."""
+    cells = Counter(row.labels[column] for row in manifest.rows if column in row.labels)
+    return 0 < len(cells) <= min(_MOST_CLASSES, max(2, cells.total() // 2))
 
 
 def open_source(source: Path) -> Manifest:
