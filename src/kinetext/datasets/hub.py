@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,13 +174,17 @@ class Hub(Dataset):
         return self.look.fps([(self._file(i), self.rows[i].start, self.rows[i].end) for i in some])
 
 
-def _loaded(source: str, config: str, revision: str) -> dict[str, Any]:
-    """The splits of a dataset by name; one without splits is called ""."""
+def _library() -> Any:
+    """``datasets``, which ships no type information."""
     try:
-        import datasets
+        return import_module("datasets")
     except ImportError as error:
         raise DataError("data hub needs the library datasets; pip install 'kinetext[hub]'") from error
-    path = Path(source)
+
+
+def _loaded(source: str, config: str, revision: str) -> dict[str, Any]:
+    """The splits of a dataset by name; one without splits is called ""."""
+    datasets, path = _library(), Path(source)
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             found = datasets.load_from_disk(source)
@@ -214,8 +219,7 @@ def _named(source: str, found: Mapping[str, Any], asked: Mapping[tables.Split, s
 
 def _with_files(source: str, part: Any, column: str) -> Any:
     """The dataset with clips as files or bytes, not decoded."""
-    import datasets
-
+    datasets = _library()
     kind = part.features.get(column)
     if not isinstance(kind, datasets.Video):
         known = [name for name, feature in part.features.items() if isinstance(feature, datasets.Video)]
@@ -263,8 +267,7 @@ def _there(part: Any, video: str) -> list[bool]:
 
 def _reader(feature: Any) -> Any:
     """How a value of a column becomes a cell; None for columns that can't be cells."""
-    import datasets
-
+    datasets = _library()
     if isinstance(feature, datasets.ClassLabel):
         return lambda value: "" if value is None or value < 0 else feature.int2str(value)
     if isinstance(feature, datasets.Value) and feature.dtype not in ("binary", "large_binary"):
