@@ -112,6 +112,14 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         video.probe(path)
 
 
+def test_a_codec_that_nobody_knows_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    video.write(path, counted(5), fps=5)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(VideoError, match=r"clip\.mp4: no decoder for its video"):
+        video.probe(path)
+
+
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     video.write(path, counted(5), fps=5)
