@@ -155,10 +155,10 @@ def _column(table: Manifest, column: str) -> dict[str, Any]:
     filled = [cell for cell in cells if cell]
     found: dict[str, Any] = {"rows": len(filled), "different": len(set(filled))}
     if manifest.is_classes(table, column):
-        counts = {
-            name: Counter(row.split for row in table.rows if row.labels.get(column) == name)
-            for name in sorted(set(filled))
-        }
+        counts: dict[str, Counter[str]] = {name: Counter() for name in sorted(set(filled))}
+        for row, cell in zip(table.rows, cells, strict=True):
+            if cell:
+                counts[cell][row.split] += 1
         found["classes"] = {
             name: {"rows": counter.total(), **{s: counter[s] for s in SPLITS if counter[s]}}
             for name, counter in counts.items()
