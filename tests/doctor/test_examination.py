@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,15 @@ def test_every_flaw_is_found_where_it_is(report: Report, broken_set: Any) -> Non
 def test_nothing_else_is_found(report: Report, broken_set: Any) -> None:
     others = [one.line() for one in report.findings if one.severity != "note" and one.code not in broken_set.expected]
     assert others == []
+
+
+def test_the_page_names_every_code(report: Report) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    sources = Path(doctor.__file__).parent.glob("*.py")
+    written = {
+        code
+        for path in sources
+        for code in re.findall(r'"([a-z]+-[a-z-]+)",\s+"(?:error|warning|note)"', path.read_text(encoding="utf-8"))
+    }
+    assert len(written) > 20
+    assert {code for code in written | report.codes() if f"`{code}`" not in page} == set()

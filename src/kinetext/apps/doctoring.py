@@ -96,7 +96,8 @@ def trial(recipe: Recipe, report: Report) -> dict[str, str]:
         table = Path(folder) / "metadata.csv"
         try:
             dropped = doctor.clean(report.examined, report.subject, report.findings, table)
-            old = report.subject.table.path.with_name(SPLIT_TABLE)
+            mine = report.subject.table
+            old = (mine.root if mine.path == mine.root else mine.path.parent) / SPLIT_TABLE
             if old.is_file() and not any(change.what.startswith("left out") for change in dropped):
                 shutil.copy(old, folder)
             args = {**recipe.data.args, "root": str(report.subject.table.root), "manifest": str(table.absolute())}
@@ -139,6 +140,10 @@ def _steps(recipe: Recipe) -> dict[str, str]:
     if meta.video_shape:
         channels, frames, height, width = meta.video_shape
         said["a clip"] = f"{frames} frames of {width}x{height}, {'grey' if channels == 1 else 'colour'}"
+    words = assemble.tokenizer(recipe, meta)
+    if words:
+        over = [length - words.max_tokens for text in data.texts() if (length := words.length(text)) > words.max_tokens]
+        said["tokens cut"] = f"{sum(over):,}, of {len(over):,} train texts"
     learned = sum(p.numel() for p in task.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in task.parameters())
     said["parameters"] = f"{whole:,}, of which {learned:,} learn"

@@ -115,10 +115,9 @@ def _rows(subject: Subject, column: str, names: Mapping[int, str]) -> list[Row]:
     taken: set[str] = set()
     left = _MOST
     for name in order:
-        left -= sizes[name]
-        if left < 0:
-            break
-        taken.add(name)
+        if sizes[name] <= left:
+            left -= sizes[name]
+            taken.add(name)
     return [row for row in rows if names[row.number] in taken]
 
 
@@ -215,41 +214,51 @@ def findings(shortcuts: Sequence[Shortcut]) -> list[Finding]:
     """What leaks as files, and whether it still does as read."""
     said = []
     for one in shortcuts:
-        if one.way != "as files" or one.together is None:
+        if one.way != "as files":
             continue
         read = next((other for other in shortcuts if other.column == one.column and other.recommended), None)
         if one.leaks():
-            gone = read is not None and not read.leaks()
-            after = "" if read is None or gone else f"{_tell(read.leaks(), 'still ')} it"
             said.append(
                 Finding(
                     "shortcut",
                     "warning",
-                    f"{one.column}: {_tell(one.leaks(), 'alone ')} the label: all such features together are right in "
-                    f"{one.together.accuracy:.1%} [{one.together.low:.1%}, {one.together.high:.1%}] of held-out groups, and "
-                    f"the majority class is in {one.chance:.1%}."
-                    + (
-                        f' Read as squares of one size (fit = "{read.way}"), {"that is gone" if gone else after}.'
-                        if read
-                        else ""
-                    ),
-                    'Read clips as squares of one size, with fit = "squash" and as many frames of each; a score without that is not believable.',
+                    f"{one.column}: {_told(one)}. {_afterwards(read)}",
+                    'Read clips as squares of one size, with fit = "squash" and as many frames of each; a score without that '
+                    "is not believable.",
                     column=one.column,
                 )
             )
-        if read and read.leaks() and read.together:
+        if read and read.leaks():
             said.append(
                 Finding(
                     "shortcut-as-read",
                     "warning",
-                    f'{one.column}: also as read (fit = "{read.way}"), {joined(read.leaks())} alone tell the label in '
-                    f"{read.together.accuracy:.1%} [{read.together.low:.1%}, {read.together.high:.1%}] of held-out groups; the majority class is in {read.chance:.1%}.",
-                    "Look at the frames of single classes; if mean colour tells, collect other places, or jitter colours in training.",
+                    f'{one.column}: also as read (fit = "{read.way}"), {_told(read)}.',
+                    "Look at clips of single classes; if mean colour tells, collect other places, or compare with what it reaches.",
                     column=one.column,
                 )
             )
     return said
 
 
-def _tell(names: Sequence[str], how: str) -> str:
-    return f"{joined(names)} {how}tell{'s' if len(names) == 1 else ''}"
+def _told(one: Shortcut) -> str:
+    """Which features tell, and how well all of them do."""
+    assert one.together is not None
+    names = [name for name in one.leaks() if name != TOGETHER]
+    which = (
+        f"{joined(names)} alone tell{'s' if len(names) == 1 else ''}"
+        if names
+        else f"{joined(list(one.alone))} together tell"
+    )
+    score = one.together
+    return (
+        f"{which} the label: from all such features, {score.accuracy:.1%} [{score.low:.1%}, {score.high:.1%}] of the clips of "
+        f"held-out groups are guessed right, where the majority class has {one.chance:.1%}"
+    )
+
+
+def _afterwards(read: Shortcut | None) -> str:
+    if read is None:
+        return ""
+    how = f'Read as squares of one size (fit = "{read.way}")'
+    return f"{how}, some of it is still there." if read.leaks() else f"{how}, that is gone."
