@@ -24,7 +24,7 @@ def frames(file: VideoFile, wanted: Sequence[int], threads: int) -> Iterator[tup
         VideoError: it counts other frames than the file has, can't show one, or would show it turned otherwise.
     """
     try:
-        from torchcodec.decoders import VideoDecoder
+        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined, import-not-found, unused-ignore]
     except (ImportError, RuntimeError, OSError) as error:
         cause = str(error).splitlines()[0]
         raise DataError(

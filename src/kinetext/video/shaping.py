@@ -121,7 +121,7 @@ class Shaper:
             self._graph, self._seen = _graph(frame, self._cut(frame, turn)), seen
         assert self._graph is not None
         self._graph.push(frame)
-        image = _rgb(self._graph.pull())
+        image = _rgb(cast("VideoFrame", self._graph.pull()))
         if transposed:
             image = image.transpose(1, 0, 2)
         image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
@@ -231,7 +231,7 @@ def _rgb(frame: VideoFrame) -> Pixels:
     """The pixels ``(H, W, 3)`` of a frame of planes green, blue and red."""
     image = np.empty((frame.height, frame.width, 3), np.uint8)
     for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         image[..., channel] = rows[: frame.height, : frame.width]
     return image
 
