@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from kinetext.video.containers import opened
+from kinetext.video.containers import VideoError, opened
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.pictures import Pictures, is_animated_webp
 from kinetext.video.shaping import UPRIGHT, Shape, Shaper, turn_of
@@ -169,9 +169,34 @@ class VideoFile:
         return runs
 
     def _run(self, wanted: Sequence[int], key: int) -> Iterator[tuple[int, VideoFrame]]:
+        """Wanted frames from a key frame on.
+
+        After a key frame of an open group (H.264) pictures may name references before it that they do not use, which is an
+        error where these are missing. Then decoding begins a group earlier, and errors before the key frame do not count.
+        """
+        left, found = list(wanted), None
+        for begin in self._beginnings(key):
+            try:
+                for number, frame in self._attempt(left, begin, key):
+                    left = left[1:]
+                    yield number, frame
+                return
+            except VideoError as error:
+                found = found or error
+        assert found is not None
+        raise found
+
+    def _beginnings(self, key: int) -> list[int]:
+        """Where decoding may begin for what follows a key frame, nearest first."""
+        if self.stream.codec_context.name != "h264":
+            return [key]
+        before = [int(one) for one in self.line.keys if one < key]
+        return list(dict.fromkeys([key, *before[-1:], *before[-2:-1], *before[:1]]))
+
+    def _attempt(self, wanted: Sequence[int], begin: int, key: int) -> Iterator[tuple[int, VideoFrame]]:
         line = self.line
         with ExitStack() as fresh:
-            stream, packets = self._from(key, fresh)
+            stream, packets = self._from(begin, fresh)
             decoded = enumerate(self._decoded(stream, packets, wanted, key))
             for number in wanted:
                 while True:
@@ -191,12 +216,12 @@ class VideoFile:
     def _decoded(
         self, stream: VideoStream, packets: Iterable[Packet], wanted: Sequence[int], key: int
     ) -> Iterator[VideoFrame]:
-        """Frames from a key frame on, until the last that is wanted."""
+        """Frames of these packets, until the last that is wanted; what is wrong before a key frame does not count."""
         codec, timed = stream.codec_context, bool(self.line.pts.size)
         first = int(self.line.pts[key]) if timed else 0
         left = {int(self.line.pts[number]) for number in wanted} if timed else set()
         for packet in packets:
-            # pictures before the key frame, in the order shown, refer to others before it; none of them is wanted
+            # pictures that are shown before the key frame refer to others before it; none of them is wanted
             leads = timed and packet.pts is not None and packet.pts < first
             if self._skips:
                 needed = packet.pts is None or packet.pts in left
