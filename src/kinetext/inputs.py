@@ -118,6 +118,8 @@ class Inputs:
             fit=args.get("fit", "crop"),
             region=args.get("region", video.WHOLE),
             clip_seconds=args.get("clip_seconds") or None,
+            decoder=args.get("decoder", "auto"),
+            isolated=args.get("isolated", False),
         )
 
 

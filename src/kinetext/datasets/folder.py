@@ -57,6 +57,8 @@ class Folder(Dataset):
         fold: see ``folds``.
         seed: of every random choice, and of the split or the folds that are made.
         cache: keep decoded clips in memory, up to 1 GiB that all workers of a loader share; random windows are always read anew.
+        decoder: "pyav"; "torchcodec", which has to be installed; "auto" is the faster one (docs/performance.md).
+        isolated: decode every file in a process of its own, with limits on memory and time: for files of strangers; Linux only.
     """
 
     def __init__(
@@ -86,10 +88,13 @@ class Folder(Dataset):
         fold: int = 0,
         seed: int = 0,
         cache: bool = True,
+        decoder: video.Decoder = "auto",
+        isolated: bool = False,
     ) -> None:
         self.look = video.Look(
-            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter
-        )
+            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter,
+            decoder, isolated,
+        )  # fmt: skip
         self.selected = tables.Selection(
             tables.load(root, manifest=manifest or None, multi=multi), split, text=text, targets=targets, multi=multi,
             numeric=numeric, val_share=val_share, folds=folds, fold=fold, seed=seed,

@@ -12,9 +12,11 @@ from torch.nn.functional import interpolate
 
 from kinetext.types import DataError, joined
 from kinetext.video.frames import timeline
-from kinetext.video.reader import frame_range, probe
+from kinetext.video.reader import DECODERS, Decoder, frame_range, probe
 from kinetext.video.reading import Sampling, read_clip
 from kinetext.video.shaping import Fit, Region, check_region
+
+_READING = 2  # counts up when the same file and options give other pixels, so that what was kept of them is made anew
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Look:
         fit, region: as of ``read_clip``.
         flip: mirror every other clip left-right.
         crop_jitter: crop a random square with a side of at least (1 - this) of the frame, in [0, 0.8].
+        decoder, isolated: as of ``read_clip``.
 
     Raises:
         DataError: one of them is outside its range.
@@ -46,12 +49,15 @@ class Look:
     region: Region
     flip: bool
     crop_jitter: float
+    decoder: Decoder = "auto"
+    isolated: bool = False
 
     def __post_init__(self) -> None:
         for name, value, legal in (
             ("channels", self.channels, (1, 3)),
             ("sampling", self.sampling, ("uniform", "random")),
             ("fit", self.fit, ("crop", "squash", "pad")),
+            ("decoder", self.decoder, DECODERS),
         ):
             if value not in legal:
                 raise DataError(f"{name}: {value!r}, expected one of {joined(legal)}")
@@ -89,7 +95,7 @@ class Look:
 
     def told(self, start: float | None, end: float | None) -> str:
         """What tells a fixed clip in a range of a file from others of the same file."""
-        how = (self.num_frames, self.read_size, self.channels, self.fit, self.region)
+        how = (_READING, self.decoder, self.num_frames, self.read_size, self.channels, self.fit, self.region)
         return f"{how} {start} {end} {self.clip_seconds}"
 
     def fps(self, parts: Sequence[tuple[Path, float | None, float | None]]) -> float:
@@ -123,6 +129,8 @@ class Look:
             fit=self.fit,
             region=self.region,
             rng=dice,
+            decoder=self.decoder,
+            isolated=self.isolated,
         )
 
     def chosen(self, total: int, seconds: float, dice: torch.Generator) -> list[int]:
