@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from kinetext import cli, video
 from kinetext.apps.packing import Packing, pack, verify
+from kinetext.datasets.folder import Folder
+from kinetext.datasets.shards import Shards
 from kinetext.types import DataError
 
 
@@ -56,12 +58,27 @@ def test_a_pack_is_tars_and_tables_and_what_made_it(root: Path, whole: Path) -> 
     with tarfile.open(whole / "shard-000000.tar") as tar:
         assert tar.getnames()[:2] == ["00000001.npy", "00000001.json"]
         first = json.load(tar.extractfile("00000001.json"))  # type: ignore[arg-type]
-    split = first.pop("split")
-    assert split in ("train", "val", "test")
     assert first == {
         "key": "0.mp4", "file_name": "0.mp4", "text": "clip 0", "group": "g0", "label": "even", "weight": 1.0,
         "clip": {"frames": 8, "seconds": 1.0},
     }  # fmt: skip
+
+
+def test_the_split_of_a_pack_is_that_of_its_folder(root: Path, tmp_path: Path) -> None:
+    """Made beside the table before, or beside the pack after; nothing is written into the folder of the clips."""
+    (tmp_path / "clips").mkdir()
+    for path in root.iterdir():
+        (tmp_path / "clips" / path.name).write_bytes(path.read_bytes())
+    small = Packing(size=8, num_frames=1)
+    pack(tmp_path / "clips", tmp_path / "before", small)
+    assert not (tmp_path / "clips" / "splits.csv").exists()
+    folder = {split: Folder(root=str(tmp_path / "clips"), split=split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
+    pack(tmp_path / "clips", tmp_path / "after", small)
+    for split, data in folder.items():
+        for name in ("before", "after"):
+            shards = Shards(root=str(tmp_path / name), split=split, num_frames=1, size=8)  # type: ignore[arg-type]
+            assert [row.number for row in shards.rows] == [row.number for row in data.rows]
+    assert verify(tmp_path / "before") == []
 
 
 def test_workers_change_no_byte(root: Path, whole: Path, tmp_path: Path) -> None:

@@ -101,13 +101,13 @@ def pack(
     run: str = "",
     table: str = "",
     workers: int = 0,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> int:
     """Writes the samples of a folder as tar shards with an index, checksums and what they were made with.
 
     The same rows and options give the same bytes, however many workers there are. A pack that was interrupted goes on
-    after its last whole shard when it is asked for again.
+    after its last whole shard when it is asked for again. A table without a split gives a pack without one; a training then
+    makes the very split that it would make beside the table.
 
     Args:
         root: the folder, with a table.
@@ -116,7 +116,6 @@ def pack(
             beside them; "" packs clips alone.
         table: relative to ``root`` or absolute; "" finds it.
         workers: processes that read clips, 0 for none besides this one.
-        seed: of the split that is made where the table has none.
         progress: called with the samples done, and all.
 
     Returns:
@@ -127,7 +126,9 @@ def pack(
             ``run`` are.
         RunError: there is no such run.
     """
-    rows = manifest.with_splits(manifest.load(root, manifest=table or None), seed=seed)
+    rows = manifest.load(root, manifest=table or None)
+    if rows.path.with_name(manifest.SPLIT_TABLE).is_file():  # a split that was made for it goes along
+        rows = manifest.with_splits(rows, seed=0)
     codec = _Codec.of(run, packing) if run else None
     recipe = _recipe(rows, packing, codec)
     try:
@@ -169,7 +170,7 @@ def _told(row: Row) -> dict[str, Any]:
     """What the table says of a sample, without what it leaves out."""
     cells = {"file_name": row.file, "text": row.text, "start": row.start, "end": row.end, "group": row.group}
     told = {name: cell for name, cell in cells.items() if cell not in (None, "")} | dict(row.labels)
-    return told | {"split": row.split, "weight": row.weight}
+    return told | ({"split": row.split} if row.split else {}) | {"weight": row.weight}
 
 
 def _begin(out: Path, rows: Manifest, recipe: Mapping[str, Any]) -> dict[str, Any]:
