@@ -70,10 +70,11 @@ def _numbers(column: Sequence[object]) -> list[float | None] | None:
         return None
     raw = cast("Sequence[str | float | None]", column)
     try:
-        found = [None if value is None or value == "" or value != value else float(value) for value in raw]
+        found = {v: None if v is None or v == "" or v != v else float(v) for v in set(raw)}  # many are there often
     except (ValueError, OverflowError):
         return None
-    return found if all(value is None or 0 <= value < math.inf for value in found) else None
+    legal = all(value is None or 0 <= value < math.inf for value in found.values())
+    return [found[value] for value in raw] if legal else None
 
 
 def _fits(file: str, text: str, start: float | None, end: float | None) -> bool:

@@ -21,7 +21,7 @@ LAYOUTS = (
 LABEL = "label"  # the column that class folders make
 # what counts as a clip, as of kinetext.video, which may not be imported here; a test holds them together
 CLIPS = (
-    ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".gif",
+    ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".gif", ".apng",
     ".png", ".jpg", ".jpeg", ".bmp", ".webp",
 )  # fmt: skip
 

@@ -43,6 +43,20 @@ class Raw:
         return [dict(zip(self.columns, cells, strict=True)) for cells in zip(*self.cells, strict=True)]
 
 
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Rows hold no cycles; Python's collector of cycles would look through all of them again and again while they are
+    made, which takes longer than to make them.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def find(root: Path, manifest: str | Path | None) -> Path:
     """The table of a folder; the folder itself where its layout stands for one.
 
@@ -67,6 +81,7 @@ def find(root: Path, manifest: str | Path | None) -> Path:
     raise DataError(f"{root}: has {joined(found)}, expected exactly one of {joined(TABLES)}{instead}")
 
 
+@no_collector()
 def read(path: Path) -> Raw:
     """Reads a table, or a folder whose layout stands for one.
 
@@ -77,26 +92,11 @@ def read(path: Path) -> Raw:
         laid = layouts.read(path)
         return Raw(laid.columns, laid.cells, laid.layout)
     try:
-        with no_collector():
-            return _READERS[path.suffix](path)
+        return _READERS[path.suffix](path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; save the table as UTF-8") from error
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: can't be read ({error})") from error
-
-
-@contextmanager
-def no_collector() -> Iterator[None]:
-    """Rows hold no cycles; Python's collector of cycles would look through all of them again and again while they are
-    made, which takes longer than to make them.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _read_csv(path: Path) -> Raw:
@@ -135,9 +135,12 @@ def _read_jsonl(path: Path) -> Raw:
     return Raw(tuple(columns), tuple([row.get(name) for row in rows] for name in columns))
 
 
-def _decoded(line: str, decoder: json.JSONDecoder) -> Any:
-    """What ``decoder.decode`` makes of a line without spaces around it, faster."""
-    found, end = decoder.raw_decode(line)
+def _decoded(line: str, decoder: Any) -> Any:
+    """What ``decoder.decode`` makes of a line without spaces around it, without its looks for them."""
+    try:
+        found, end = decoder.scan_once(line, 0)
+    except StopIteration:
+        end = -1
     return found if end == len(line) else decoder.decode(line)  # which says what is wrong
 
 

@@ -22,6 +22,7 @@ SPLIT_TABLE = "splits.csv"
 _HEADER = ("file_name", "row", "group", "split")
 
 
+@no_collector()
 def with_splits(manifest: Manifest, *, seed: int, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Manifest:
     """The manifest with a split for every row.
 
@@ -45,8 +46,7 @@ def with_splits(manifest: Manifest, *, seed: int, fractions: tuple[float, float,
     else:
         splits = by_size(manifest, seed, fractions)
         _store(path, manifest, splits)
-    with no_collector():
-        rows = tuple(row.moved(split) for row, split in zip(manifest.rows, splits, strict=True))
+    rows = tuple(row.moved(split) for row, split in zip(manifest.rows, splits, strict=True))
     return replace(manifest, rows=rows)
 
 

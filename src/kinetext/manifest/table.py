@@ -67,6 +67,7 @@ class Manifest:
         return tuple(sorted(found))
 
 
+@no_collector()
 def load(
     root: str | Path, *, manifest: str | Path | None = None, multi: Sequence[str] = (), whole: bool = True
 ) -> Manifest:
@@ -90,9 +91,8 @@ def load(
     if not raw.cells[0]:
         raise DataError(f"{path}: no rows, expected at least one")
     problems: list[str] = []
-    with no_collector():
-        rows = _checked(raw, multi, problems)
-    problems += _missing(root, rows) if whole else []
+    rows = _checked(raw, multi, problems)
+    problems += _missing(root, rows, bool(problems)) if whole else []
     if not problems:
         problems += _leaks(rows)
     if problems:
@@ -151,9 +151,9 @@ def numbers(manifest: Manifest, column: str) -> dict[int, float]:
     return found
 
 
-def _missing(root: Path, rows: Iterable[Row]) -> list[str]:
-    files = list(dict.fromkeys(row.file for row in rows if row.file))
-    files = [file for file in files if not is_elsewhere(file) and not escapes(file)]
+def _missing(root: Path, rows: Iterable[Row], flawed: bool) -> list[str]:
+    files = [file for file in dict.fromkeys(row.file for row in rows) if file and not is_elsewhere(file)]
+    files = [file for file in files if not escapes(file)] if flawed else files
     missing = absent(root, files)
     if not missing:
         return []
@@ -163,19 +163,20 @@ def _missing(root: Path, rows: Iterable[Row]) -> list[str]:
 
 def absent(root: Path, files: Sequence[str]) -> list[str]:
     """Those of ``files`` that are not under ``root``, in their order; a folder with many of them is listed once."""
-    folders: dict[str, list[str]] = {}
+    folders: dict[str, dict[str, str]] = {}
     for file in files:
-        folders.setdefault(file.rpartition("/")[0], []).append(file)
-    there: set[str] = set()
+        folder, _, name = file.rpartition("/")
+        folders.setdefault(folder, {})[name] = file
+    unseen: set[str] = set()
     for folder, inside in folders.items():
+        names = set(inside)
         if len(inside) > _STATS and (root / folder).is_dir():
             with os.scandir(root / folder) as entries:
-                names = {entry.name for entry in entries if entry.is_file()}
-            there.update(file for file in inside if file.rpartition("/")[2] in names)
+                names -= {entry.name for entry in entries if entry.is_file()}
+        unseen.update(inside[name] for name in names)
     # a disk may know a file by more names than the one that it lists
-    return [
-        file for file in files if file not in there and not (root / file).exists()
-    ]  # a folder of pictures is a clip
+    gone = {file for file in unseen if not (root / file).is_file()}
+    return [file for file in files if file in gone] if gone else []
 
 
 def _leaks(rows: Iterable[Row]) -> list[str]:
