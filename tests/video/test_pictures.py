@@ -146,3 +146,10 @@ def test_a_folder_that_is_no_clip_is_said(tmp_path: Path, pixels: NDArray[np.uin
     shutil.rmtree(tmp_path)
     with pytest.raises(VideoError, match="No such file"):
         video.probe(tmp_path)
+
+
+def test_pictures_are_counted_at_once_and_not_by_torchcodec(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    path = animated(tmp_path / "a.webp", pixels, SPANS)
+    assert video.probe(path, count=False) == video.probe(path)
+    with pytest.raises(VideoError, match="use decoder='pyav'"):
+        video.read_clip(path, num_frames=2, size=8, decoder="torchcodec")

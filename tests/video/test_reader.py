@@ -243,6 +243,16 @@ def test_probe_says_all_of_it(tmp_path: Path) -> None:
     assert (video.probe(raw).counted, video.probe(raw).num_frames) == ("decoded", 40)
 
 
+def test_what_the_header_says_is_an_estimate(tmp_path: Path) -> None:
+    whole = b_frames(tmp_path)
+    quick = video.probe(whole, count=False)
+    assert (quick.counted, quick.num_frames, quick.rate, quick.width, quick.height) == ("estimated", 40, 25, 64, 48)
+    assert quick.duration == pytest.approx(1.6, abs=0.01)
+    lying = mux(tmp_path / "uneven.webm", "libvpx-vp9", {}, pts=[0, 1, 2, 100], kind="webm")
+    assert (video.probe(lying).num_frames, video.probe(lying).counted) == (4, "packets")
+    assert video.probe(lying, count=False).num_frames == 101  # 4.04 s at 25 frames a second
+
+
 def test_ntsc_is_exact(tmp_path: Path) -> None:
     path = tmp_path / "ntsc.mp4"
     video.write(path, torch.from_numpy(pictures(30)), fps=30000 / 1001)

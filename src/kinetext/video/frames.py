@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from kinetext.video.containers import VideoError, opened
 from kinetext.video.limits import LIMITS, Limits
-from kinetext.video.pictures import Pictures, is_animated_webp
+from kinetext.video.pictures import Pictures, are_pictures
 from kinetext.video.shaping import UPRIGHT, Shape, Shaper, turn_of
 from kinetext.video.timeline import REMEMBERED, Scan, Timeline, broken, packets_of
 
@@ -52,7 +52,7 @@ def open_file(path: Path, *, threads: int = 0, limits: Limits = LIMITS) -> Video
     Raises:
         VideoError: as ``VideoFile`` and ``Pictures``.
     """
-    if path.is_dir() or is_animated_webp(path):
+    if are_pictures(path):
         return Pictures(path, _picture, limits)
     return VideoFile(path, threads=threads, limits=limits)
 

@@ -38,6 +38,11 @@ def is_animated_webp(path: Path) -> bool:
     return start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and len(start) == 21 and bool(start[20] & _ANIMATED)
 
 
+def are_pictures(path: Path) -> bool:
+    """Whether a clip is one of ``Pictures``: a folder, or an animated WebP."""
+    return path.is_dir() or is_animated_webp(path)
+
+
 def digest(path: Path) -> str:
     """The sha256 of a clip's content: of a file, or of a folder's pictures, their names and its fps.txt.
 

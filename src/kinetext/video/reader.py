@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetext.types import DataError, joined
-from kinetext.video.containers import VideoError
+from kinetext.video.containers import VideoError, opened
 from kinetext.video.frames import VideoFile, open_file
 from kinetext.video.limits import LIMITS, Limits
+from kinetext.video.pictures import are_pictures
 from kinetext.video.shaping import TURNS, WHOLE, Fit, Pixels, Region, Shape, Shaper, stored_size, turn_of
-from kinetext.video.timeline import REMEMBERED, Timeline, Track
+from kinetext.video.timeline import REMEMBERED, Scan, Timeline, Track
 
 Decoder = Literal["auto", "pyav", "torchcodec"]
 DECODERS: tuple[Decoder, ...] = ("auto", "pyav", "torchcodec")
@@ -37,7 +38,7 @@ class VideoInfo:
 
     Args:
         path: the file.
-        num_frames: frames that are shown, >= 1; always counted, by packets or, where they don't tell, by decoding.
+        num_frames: frames that are shown, >= 1.
         fps: frames a second, the mean where it varies; 0 for an image.
         duration: seconds from the first frame to the end of the last; 0 for an image.
         width: pixels as displayed: pixel aspect and rotation applied.
@@ -46,7 +47,7 @@ class VideoInfo:
             applies it.
         mirrored: whether frames are mirrored left-right before that turn.
         rate: ``fps`` exactly.
-        counted: "packets" or "decoded": by what ``num_frames`` was counted.
+        counted: how ``num_frames`` came about: "packets" or "decoded", which are exact, or "estimated" from the header.
         header_frames: frames that the header promises, 0 where it says nothing; it may be wrong.
         stored_width, stored_height: pixels as stored.
         pixel_aspect: width of a stored pixel over its height.
@@ -180,32 +181,8 @@ class VideoReader:
         """
         line = self.line
         _, frame = next(self._file.frames([0]))
-        turn = turn_of(self.path, line, frame)
-        rotation, mirrored = TURNS[turn]
-        width, height = stored_size(frame, line.aspect)
-        if turn[0]:
-            width, height = height, width
-        return VideoInfo(
-            self.path,
-            len(line),
-            line.fps,
-            line.duration,
-            width,
-            height,
-            rotation,
-            mirrored,
-            line.rate,
-            "packets" if line.pts.size or line.duration == 0 else "decoded",
-            line.header.frames,
-            frame.width,
-            frame.height,
-            line.aspect,
-            frame.format.name,
-            _RANGES.get(int(frame.color_range), "unspecified"),
-            not line.is_steady,
-            self._file.codec,
-            line.header.tracks,
-        )
+        counted = "packets" if line.pts.size or line.duration == 0 else "decoded"
+        return _info(self.path, line, frame, self._file.codec, counted)
 
     def frames_at(self, numbers: Sequence[int] | None = None, *, seconds: Sequence[float] | None = None) -> Frames:
         """Frames by number or by time, in any order, with repeats: each is decoded once, in one pass.
@@ -285,7 +262,8 @@ class VideoReader:
             return self._file.frames(wanted)
         from kinetext.video import by_torchcodec
 
-        assert isinstance(self._file, VideoFile)
+        if not isinstance(self._file, VideoFile):
+            raise VideoError(f"{self.path}: pictures, which torchcodec does not read as a clip; use decoder='pyav'")
         found = by_torchcodec.frames(self._file, wanted, self.threads)
         self._shaper = Shaper(self.path, self.line, self.shape, by_torchcodec.TURN)
         return found
@@ -316,21 +294,60 @@ class VideoReader:
         return [int(at) for at in np.searchsorted(self.line.times, times + 1e-9, side="right") - 1]
 
 
-def probe(path: str | Path, *, limits: Limits = LIMITS, isolated: bool = False) -> VideoInfo:
+def probe(path: str | Path, *, count: bool = True, limits: Limits = LIMITS) -> VideoInfo:
     """What a file holds; decodes its first frame.
 
     Args:
-        limits, isolated: as of ``read_clip``.
+        count: read all packets, so that the number of frames, their rate and the duration are exact. Without it they are what
+            the header says or implies, and so labelled: the time no longer grows with the file.
+        limits: what the file may hold.
 
     Raises:
         VideoError: the file is missing, broken, has no frame, or is larger than ``limits`` allow.
     """
-    if isolated:
-        from kinetext.video.isolated import call
-
-        return call("probe", path, {"limits": limits})
+    if not (count or are_pictures(Path(path))):  # their number is known at once
+        return _estimated(Path(path), limits)
     with VideoReader(path, limits=limits) as reader:
         return reader.probe()
+
+
+def _estimated(path: Path, limits: Limits) -> VideoInfo:
+    """What a file says of itself, and what its first frame shows."""
+    with opened(path, limits) as (container, stream):
+        line = Scan(path, container, stream, limits).promise()
+        first = next(container.decode(stream), None)
+        if first is None:
+            raise VideoError(f"{path}: no frames in it")
+        return _info(path, line, first, stream.codec_context.name, "estimated")
+
+
+def _info(path: Path, line: Timeline, frame: VideoFrame, codec: str, counted: str) -> VideoInfo:
+    turn = turn_of(path, line, frame)
+    rotation, mirrored = TURNS[turn]
+    width, height = stored_size(frame, line.aspect)
+    if turn[0]:
+        width, height = height, width
+    return VideoInfo(
+        path,
+        len(line),
+        line.fps,
+        line.duration,
+        width,
+        height,
+        rotation,
+        mirrored,
+        line.rate,
+        counted,
+        line.header.frames,
+        frame.width,
+        frame.height,
+        line.aspect,
+        frame.format.name,
+        _RANGES.get(int(frame.color_range), "unspecified"),
+        not line.is_steady,
+        codec,
+        line.header.tracks,
+    )
 
 
 def forget() -> None:

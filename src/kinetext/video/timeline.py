@@ -196,6 +196,15 @@ class Scan:
             return _counted(path, header, self.limits)
         return self._timed(pts)
 
+    def promise(self) -> Timeline:
+        """What the header says or implies, before any packet is seen: an estimate."""
+        rate = self.header.rate
+        if self.header.container in _STILLS:
+            return Timeline(np.zeros(1), _NONE, _NONE, Fraction(0), 0.0, self.header)
+        count = self.header.frames or max(1, round(self.promised * rate))
+        seconds = self.promised or (float(count / rate) if rate else 0.0)
+        return Timeline(np.linspace(0, seconds, count, endpoint=False), _NONE, _NONE, rate, seconds, self.header)
+
     def _timed(self, pts: list[int]) -> Timeline:
         unit, rate = self.unit, self.header.rate
         last = next(packet.duration for packet in self.shown if packet.pts == pts[-1])
