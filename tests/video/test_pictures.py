@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageSequence
 
 from kinetext import video
+from kinetext.types import DataError
 from kinetext.video import VideoError
 from kinetext.video.frames import timeline
 
@@ -151,5 +152,5 @@ def test_a_folder_that_is_no_clip_is_said(tmp_path: Path, pixels: NDArray[np.uin
 def test_pictures_are_counted_at_once_and_not_by_torchcodec(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
     path = animated(tmp_path / "a.webp", pixels, SPANS)
     assert video.probe(path, count=False) == video.probe(path)
-    with pytest.raises(VideoError, match="use decoder='pyav'"):
+    with pytest.raises(DataError, match="expected 'pyav'"):
         video.read_clip(path, num_frames=2, size=8, decoder="torchcodec")

@@ -262,8 +262,7 @@ class VideoReader:
             return self._file.frames(wanted)
         from kinetext.video import by_torchcodec
 
-        if not isinstance(self._file, VideoFile):
-            raise VideoError(f"{self.path}: pictures, which torchcodec does not read as a clip; use decoder='pyav'")
+        assert isinstance(self._file, VideoFile)  # checked when it was opened
         found = by_torchcodec.frames(self._file, wanted, self.threads)
         self._shaper = Shaper(self.path, self.line, self.shape, by_torchcodec.TURN)
         return found
