@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--without", default="", help="readers to leave out, with commas between")
     parser.add_argument("--json", type=Path, help="where to keep the numbers")
     args = parser.parse_args()
+    machine = runtime.hardware()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     readers = {name: read for name, read in installed().items() if name not in args.without.split(",")}
     args.folder.mkdir(exist_ok=True)
@@ -254,7 +255,7 @@ def main() -> None:
         for c in cells
         if all(word in f"{c.codec} {c.lines} g{c.gop} {c.wanted} {c.size}" for word in args.only.split())
     ]
-    print(f"{runtime.hardware()}, one core, one thread; milliseconds, best of {args.repeats}\n")
+    print(f"{machine}; one core, one thread; milliseconds, best of {args.repeats}\n")
     print(f"| file | read | side | {' | '.join(readers)} | times as fast as the best peer | as ffmpeg |")
     print("|---" * (len(readers) + 5) + "|")
     kept = []
