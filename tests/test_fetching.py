@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -172,8 +174,8 @@ def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_processes_that_want_one_file_fetch_it_once(server: Server) -> None:
     code = f"from kinetext.manifest import fetch; print(len(fetch({server.url()!r}).read_bytes()))"
-    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate()[0].strip() for process in running] == [str(len(BODY))] * 3
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in running] == [str(len(BODY))] * 2
     assert len(server.asked) == 1
 
 
@@ -231,3 +233,19 @@ def test_a_folder_reads_clips_from_elsewhere(tmp_path: Path, server: Server) -> 
     assert fetching.cached(server.url("c.mp4?x=1")).suffix == ".mp4"
     assert not fetching.cached(server.url("d.mp4")).exists()
     assert place(tmp_path, "a.mp4") == tmp_path / "a.mp4"
+
+
+def test_predictions_read_clips_from_elsewhere(tmp_path: Path, server: Server, runs: Any) -> None:
+    """The same class as of the file itself; a row whose file can't be fetched says so, and takes no other with it."""
+    from kinetext.apps import predicting
+    from kinetext.pipeline import Pipeline
+
+    video.write(tmp_path / "a.mp4", torch.zeros(3, 4, 32, 32), fps=8.0)
+    server.body = (tmp_path / "a.mp4").read_bytes()
+    rows = ["a.mp4", server.url("b.mp4"), "memory://nowhere/c.mp4"]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name", *rows]) + "\n")
+    done = predicting.predict(Pipeline.load(str(runs.reader)), tmp_path, tmp_path / "said.jsonl")
+    one, two, three = map(json.loads, (tmp_path / "said.jsonl").read_text().splitlines())
+    assert done.failed == 1
+    assert {**one, "file_name": ""} == {**two, "file_name": ""}
+    assert three["error"].startswith("memory://nowhere/c.mp4: there is no such file")
