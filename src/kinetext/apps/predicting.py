@@ -211,7 +211,7 @@ def _rows(source: Path, multi: Sequence[str]) -> tuple[Path, manifest.Manifest]:
 def _stamp(root: Path, row: Row) -> tuple[int, int] | None:
     """What tells a file that was changed."""
     path = root / row.file if row.file and not manifest.is_elsewhere(row.file) else None
-    found = path.stat() if path and path.is_file() else None
+    found = path.stat() if path and path.exists() else None
     return (found.st_size, found.st_mtime_ns) if found else None
 
 
