@@ -127,6 +127,7 @@ def test_exit_codes(
         ([tmp_path], "expected exactly one of"),
         ([clean_set, "--write", clean_set / "metadata.csv"], "is there already"),
         ([clean_set, "--write", tmp_path / "clean.txt"], "ends in .csv"),
+        ([clean_set, "--report", clean_set / "metadata.csv"], "ends in .html"),
         ([clean_set, "--recipe", tmp_path / "no.toml"], "can't be read"),
     ):
         done = call(monkeypatch, capsys, *words)
@@ -142,7 +143,7 @@ def test_stopped_and_gone_on_with(clean_set: Path, tmp_path: Path) -> None:
     lines = (many / "metadata.csv").read_text(encoding="utf-8").splitlines()
     for number in range(400):  # the same pictures, but each another file
         data = (many / "clips" / f"{1001 + number % 48}.mp4").read_bytes()
-        (many / "clips" / f"more {number}.mp4").write_bytes(data + b"\0\0\0\x0cfree%04d" % number)
+        (many / "clips" / f"more {number}.mp4").write_bytes(data + b"\0\0\x40\0free%016376d" % number)
         lines.append(f"clips/more {number}.mp4,text {number},run,1,,,g,train,")
     (many / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
     environment = {**os.environ, "KINETEXT_CACHE": str(tmp_path / "cache")}

@@ -56,8 +56,8 @@ def some(name: str, table: Path, chosen: Callable[[int, dict[str, str]], bool]) 
 
 
 def test_exercises(tmp_path: Path) -> None:
-    """A third of the clips, with the two of the same content among them, and those whose two photographs are one."""
-    wanted = {2, 353, 86, 437, 510, 553, 663, *range(1, 751, 3)}
+    """A fifth of the clips, with the two of the same content among them, and those whose two photographs are one."""
+    wanted = {2, 353, 86, 437, 510, 553, 663, *range(1, 751, 5)}
     table = some("exercises", tmp_path / "some.csv", lambda number, row: number in wanted)
     plan = Plan(targets=("category",), num_frames=2)
     found = doctor.examine(SHARED / "exercises", manifest=table, plan=plan)
@@ -73,10 +73,14 @@ def test_exercises(tmp_path: Path) -> None:
 
 
 def test_a_camera_that_stands_still(tmp_path: Path) -> None:
-    """One camera, one room, one person, eleven activities three times: 33 clips, none of them a copy."""
-    table = some("falls", tmp_path / "some.csv", lambda number, row: row["camera"] == "1")
+    """One camera, one room, one person, six activities three times: 18 clips, none of them a copy."""
+    table = some(
+        "falls",
+        tmp_path / "some.csv",
+        lambda number, row: row["camera"] == "1" and row["file_name"] < "clips/Activity5",
+    )
     found = doctor.examine(SHARED / "falls", manifest=table, plan=Plan(targets=()))
-    assert len(found.subject.rows) == 33
+    assert len(found.subject.rows) == 18
     assert not {code for code in found.codes() if "duplicate" in code}
 
 
@@ -86,7 +90,7 @@ def test_odd_media(tmp_path: Path) -> None:
         expected = {row["file_name"]: row for row in csv.DictReader(file)}
     table = tmp_path / "odd.csv"
     table.write_text("\n".join(["file_name", *expected]), encoding="utf-8")
-    found = doctor.examine(SHARED / "odd_media", manifest=table)
+    found = doctor.examine(SHARED / "odd_media", manifest=table, processes=1)
     files = {row.number: row.file or "" for row in found.subject.rows}
     told = {one.code: {files[row] for row in one.rows} for one in found.findings}
     assert told["file-audio-only"] == {name for name, row in expected.items() if "audio only" in row["why"]}

@@ -24,7 +24,7 @@ from kinetext.interfaces import Dataset, Task
 from kinetext.manifest import SPLIT_TABLE, SPLITS
 from kinetext.report import shell
 from kinetext.train import Trainer
-from kinetext.types import KinetextError
+from kinetext.types import DataError, KinetextError
 
 _PATIENCE = 30.0  # seconds that a first step may take, for a second one to be measured, too
 
@@ -55,6 +55,10 @@ def examine(source: Path, asked: Asked, bar: doctor.Bar | None = None) -> Report
         DataError: there is no table, or something can't be written.
         RecipeError: the recipe is wrong, or its data is no folder.
     """
+    if asked.write:
+        doctor.check_target(asked.write)
+    if asked.report and asked.report.suffix != ".html":
+        raise DataError(f"report: {asked.report}, expected a name that ends in .html")
     recipe = assemble.resolve(Recipe.load(asked.recipe)) if asked.recipe else None
     root, manifest = (source.parent, source.name) if source.is_file() else (source, None)
     if manifest is None and recipe:

@@ -1,6 +1,6 @@
 """What is wrong with a dataset, said before it is trained on: its files, copies, splits, labels, texts and shortcuts."""
 
-from kinetext.doctor.cleaning import DROPPED, Change, clean
+from kinetext.doctor.cleaning import DROPPED, Change, check_target, clean
 from kinetext.doctor.examination import Bar, Report, examine, quick
 from kinetext.doctor.findings import SEVERITIES, Finding, Severity
 from kinetext.doctor.page import body
@@ -19,6 +19,7 @@ __all__ = [
     "Severity",
     "Shortcut",
     "body",
+    "check_target",
     "clean",
     "examine",
     "quick",

@@ -43,6 +43,14 @@ class Change:
     what: str
 
 
+def check_target(path: Path) -> None:
+    """Refuses, by a DataError, a file that a cleaned table can't be written to."""
+    if path.suffix != ".csv":
+        raise DataError(f"write: {path}, expected a name that ends in .csv")
+    if path.exists():
+        raise DataError(f"write: {path} is there already; choose another name")
+
+
 def clean(examined: Examined, subject: Subject, findings: Sequence[Finding], path: Path) -> list[Change]:
     """Writes the table without rows that can't be used, without copies that are in an earlier split than another, and without
     rows of one clip that have different labels; class names that differ by case, space or width become the most frequent of
@@ -57,10 +65,7 @@ def clean(examined: Examined, subject: Subject, findings: Sequence[Finding], pat
     Raises:
         DataError: the file is there already, has another ending, or can't be written; or no row is left.
     """
-    if path.suffix != ".csv":
-        raise DataError(f"write: {path}, expected a name that ends in .csv")
-    if path.exists():
-        raise DataError(f"write: {path} is there already; choose another name")
+    check_target(path)
     dropped = _dropped(subject, findings)
     names = {column: _names(subject, column, dropped) for column in subject.columns}
     changes = [Change(number, f"left out: {why}") for number, why in dropped.items()]

@@ -35,7 +35,7 @@ _FEWEST = 20  # labelled clips; below, nothing can be said
 _MOST = 4000  # rows that are looked at, whole groups
 _ONE_OUT = 10  # groups up to which each is held out once
 _FOLDS = 5  # of more groups
-_TREES, _TREES_OF_ONE = 64, 12
+_TREES, _TREES_OF_ONE = 64, 8
 _LEVEL = 0.99  # of an interval: some ten features are tried a column
 
 
@@ -93,14 +93,16 @@ def test(subject: Subject, progress: Progress | None = None) -> list[Shortcut]:
     names = dict(zip([row.number for row in subject.rows], groups(subject.rows), strict=True))
     columns = [column for column in subject.columns if column not in subject.plan.multi]
     ways: list[Fit | None] = [None, *FITS]
-    found = []
+    found, done = [], 0
     for column in columns:
         rows = _rows(subject, column, names)
+        asked = _Guesses([row.labels[column] for row in rows], [names[row.number] for row in rows])
         for way in ways:
-            if one := _test(subject, column, rows, names, way):
-                found.append(one)
+            if asked.are_enough():
+                found.append(_test(subject, column, rows, asked, way))
+            done += 1
             if progress:
-                progress(len(found), len(columns) * len(ways))
+                progress(done, len(columns) * len(ways))
     return found
 
 
@@ -121,29 +123,17 @@ def _rows(subject: Subject, column: str, names: Mapping[int, str]) -> list[Row]:
     return [row for row in rows if names[row.number] in taken]
 
 
-def _test(
-    subject: Subject, column: str, rows: Sequence[Row], names: Mapping[int, str], way: Fit | None
-) -> Shortcut | None:
-    labels = np.array([row.labels[column] for row in rows])
-    held = np.array([names[row.number] for row in rows])
-    counts = Counter(labels.tolist())
-    if len(rows) < _FEWEST or len(counts) < 2 or len(set(held.tolist())) < 3:
-        return None
-    table = {name: np.array(values) for name, values in _features(subject, rows, way).items()}
+def _test(subject: Subject, column: str, rows: Sequence[Row], asked: _Guesses, way: Fit | None) -> Shortcut:
+    table = {name: np.array(values, dtype=np.float64) for name, values in _features(subject, rows, way).items()}
+    table = {name: np.reshape(values, (len(rows), -1)) for name, values in table.items()}
     table = {name: values for name, values in table.items() if np.ptp(values, axis=0).max() > 0}
-    folds = _folds(labels, held)
     few = _TREES if len(table) == 1 else _TREES_OF_ONE
-    alone = {name: _score(_columns([values]), labels, held, folds, few) for name, values in table.items()}
+    alone = {name: asked.score(values, few) for name, values in table.items()}
     together = next(iter(alone.values()), None)
     if len(table) > 1:
-        together = _score(_columns(list(table.values())), labels, held, folds, _TREES)
-    chance = max(counts.values()) / len(rows)
+        together = asked.score(np.hstack(list(table.values())), _TREES)
     here = subject.plan.fit == way
-    return Shortcut(column, way or "as files", here, chance, len(rows), len(set(held.tolist())), together, alone)
-
-
-def _columns(values: Sequence[Table]) -> Table:
-    return np.column_stack(values)
+    return Shortcut(column, way or "as files", here, asked.chance, len(rows), asked.groups, together, alone)
 
 
 def _features(subject: Subject, rows: Sequence[Row], way: Fit | None) -> dict[str, list[object]]:
@@ -194,20 +184,46 @@ def _folds(labels: NDArray[np.str_], held: NDArray[np.str_]) -> list[Fold]:
         return list(StratifiedGroupKFold(min(_FOLDS, count), shuffle=True, random_state=0).split(labels, labels, held))
 
 
-def _score(x: Table, labels: NDArray[np.str_], held: NDArray[np.str_], folds: Sequence[Fold], trees: int) -> Score:
-    guessed = np.empty_like(labels)
-    for learned, asked in folds:
-        forest = ExtraTreesClassifier(trees, min_samples_leaf=2, random_state=0, n_jobs=1)
-        forest.fit(x[learned], labels[learned])
-        guessed[asked] = forest.predict(x[asked])
-    right = guessed == labels
-    balanced = float(np.mean([right[labels == name].mean() for name in np.unique(labels)]))
-    hits = torch.from_numpy(right.astype(np.float64))
-    ends = intervals(
-        held.tolist(), lambda weight: {"accuracy": float((weight * hits).sum() / weight.sum())}, level=_LEVEL
-    )
-    low, high = ends["accuracy"]
-    return Score(float(right.mean()), balanced, low, high)
+class _Guesses:
+    """Labels to be guessed, in folds that keep groups whole."""
+
+    def __init__(self, labels: Sequence[str], held: Sequence[str]) -> None:
+        self.labels, self.held = np.array(labels), np.array(held)
+        self.counts, self.groups = Counter(labels), len(set(held))
+        self.folds = _folds(self.labels, self.held) if self.are_enough() else []
+        self._known: dict[tuple[bytes, int], Score] = {}
+
+    def are_enough(self) -> bool:
+        """Whether anything can be said of them."""
+        return len(self.labels) >= _FEWEST and len(self.counts) > 1 and self.groups > 2
+
+    @property
+    def chance(self) -> float:
+        """The share of the majority class."""
+        return max(self.counts.values()) / len(self.labels)
+
+    def score(self, x: Table, trees: int) -> Score:
+        """How well ``x (N, D)`` tells them; features in the same order say the same, and are tried once."""
+        places = np.stack([np.unique(values, return_inverse=True)[1] for values in x.T])
+        key = (np.unique(places, axis=0).tobytes(), trees)
+        if key not in self._known:
+            self._known[key] = self._tried(x, trees)
+        return self._known[key]
+
+    def _tried(self, x: Table, trees: int) -> Score:
+        guessed = np.empty_like(self.labels)
+        for learned, asked in self.folds:
+            forest = ExtraTreesClassifier(trees, min_samples_leaf=2, random_state=0, n_jobs=1)
+            forest.fit(x[learned], self.labels[learned])
+            guessed[asked] = forest.predict(x[asked])
+        right = guessed == self.labels
+        balanced = float(np.mean([right[self.labels == name].mean() for name in self.counts]))
+        hits = torch.from_numpy(right.astype(np.float64))
+        ends = intervals(
+            self.held.tolist(), lambda weight: {"accuracy": float((weight * hits).sum() / weight.sum())}, level=_LEVEL
+        )
+        low, high = ends["accuracy"]
+        return Score(float(right.mean()), balanced, low, high)
 
 
 def findings(shortcuts: Sequence[Shortcut]) -> list[Finding]:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from kinetext import video
 from kinetext.doctor.looking import SIDE, TIMES, Look, look
-from kinetext.manifest import place
+from kinetext.manifest import is_elsewhere, place
 from kinetext.runtime import whole_file
 from kinetext.types import DataError, Progress
 
@@ -25,7 +25,7 @@ Trouble = Literal["", "missing", "empty", "audio-only", "truncated", "unreadable
 WHOLE: Range = (None, None)
 
 _FORMAT = 1  # of what is kept; another number, and every file is read anew
-_FEW = 48  # files that are read sooner than a second process has started
+_FEW = 4 * 2**20  # bytes that are read sooner than a second process has started
 _PROGRAM = "from kinetext.doctor import survey; survey.serve()"
 _READY = "ready\n"
 _LONGEST = 3600.0  # seconds that a file may take
@@ -113,7 +113,7 @@ def survey(
     Args:
         ranges: file, relative to ``root`` -> starts and ends that rows name, in seconds.
         cache: a folder; None keeps nothing.
-        processes: how many, 1 is this one; 0 is as many as the machine has cores, where the files are many.
+        processes: how many, 1 is this one; 0 is as many as the machine has cores, where files are many or large.
 
     Raises:
         DataError: the cache can't be written.
@@ -122,7 +122,7 @@ def survey(
         _Job(str(root.absolute()), file, tuple(dict.fromkeys(some)), str(cache.absolute()) if cache else None)
         for file, some in ranges.items()
     ]
-    many = processes or (_cores() if len(jobs) > _FEW else 1)
+    many = processes or (_cores() if _bytes(root, ranges) > _FEW else 1)
     read = _in_processes(jobs, many) if many > 1 else ((job, _read(job)) for job in jobs)
     done: dict[str, Facts] = {}
     for job, facts in read:
@@ -130,6 +130,13 @@ def survey(
         if progress:
             progress(len(done), len(jobs))
     return {job.file: done[job.file] for job in jobs}
+
+
+def _bytes(root: Path, files: Iterable[str]) -> int:
+    """How large files are together; one that is elsewhere counts as large."""
+    return sum(
+        _FEW if is_elsewhere(file) else (root / file).stat().st_size if (root / file).is_file() else 0 for file in files
+    )
 
 
 def _cores() -> int:
