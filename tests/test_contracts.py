@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import datasets as library
 from kinetext import assemble, codecs, datasets, encoders, fusion, generators, tasks, video
 from kinetext.apps import packing
 from kinetext.config import Recipe
@@ -151,7 +152,6 @@ def packed_clips(folder: Path, split: str) -> Dataset:
 
 def clips_of_the_hub(folder: Path, split: str) -> Dataset:
     """The same ones in a table of the library ``datasets``, as bytes."""
-    library = pytest.importorskip("datasets")
     clips_in_a_folder(folder, split)
     made = library.Dataset.from_dict(
         {

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+import datasets as library
 from kinetext import video
 from kinetext.datasets.folder import Folder
 from kinetext.datasets.hub import Hub
 from kinetext.types import DataError
 
-library = pytest.importorskip("datasets")
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROWS: dict[str, list[Any]] = {
