@@ -87,7 +87,8 @@ def test_a_file_that_is_missing_among_many_is_named(tmp_path: Path) -> None:
     root = many(tmp_path, 1100)
     (root / "001" / "001034.mp4").unlink()
     (root / "001" / "001035.mp4").unlink()
-    (root / "001" / "001035.mp4").mkdir()
+    (root / "001" / "001036.mp4").unlink()
+    (root / "001" / "001036.mp4").mkdir()  # as a folder of pictures is
     (root / "000" / "000007.mp4").rename(root / "elsewhere.mp4")
     (root / "000" / "000007.mp4").symlink_to(root / "elsewhere.mp4")
     with pytest.raises(DataError, match=r"2 of 1100 files are not in .*: 001/001034\.mp4, 001/001035\.mp4"):

@@ -260,6 +260,16 @@ def test_rows_splits_columns_and_files_that_differ(tmp_path: Path) -> None:
     assert "rows added: 1" in run("diff", str(tmp_path / "a"), str(tmp_path / "b"))[1]
 
 
+def test_a_folder_of_pictures_that_changed_is_named(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name / "walk").mkdir(parents=True)
+        (tmp_path / name / "walk" / "1.png").write_bytes(b"picture")
+        table(tmp_path / name, ["file_name", "walk"])
+    assert not comparing.diff(tmp_path / "a", tmp_path / "b").any()
+    (tmp_path / "b" / "walk" / "1.png").write_bytes(b"another")
+    assert comparing.diff(tmp_path / "a", tmp_path / "b").files == ("walk",)
+
+
 def test_a_split_is_a_difference_of_splits_only(tmp_path: Path) -> None:
     root = people(tmp_path, 40)
     tables.split(root, root / "one.csv", seed=0)

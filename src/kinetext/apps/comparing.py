@@ -150,18 +150,21 @@ def _files(one: Manifest, two: Manifest, progress: Progress | None) -> tuple[tup
     changed, gone = [], []
     for number, file in enumerate(files, 1):
         a, b = one.root / file, two.root / file
-        if a.is_file() != b.is_file():
+        if a.exists() != b.exists():
             gone.append(file)
-        elif a.is_file() and (a.stat().st_size != b.stat().st_size or _digest(a) != _digest(b)):
+        elif a.exists() and _content(a) != _content(b):
             changed.append(file)
         if progress:
             progress(number, len(files))
     return tuple(changed), tuple(gone)
 
 
-def _digest(path: Path) -> bytes:
+def _content(path: Path) -> list[tuple[str, int, bytes]]:
+    """Name, size and hash of a file, or of each in a folder of pictures."""
+    if path.is_dir():
+        return [part for one in sorted(path.iterdir()) if one.is_file() for part in _content(one)]
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        return [(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").digest())]
 
 
 def diff_tables(found: Difference, most: int) -> list[Page]:

@@ -174,8 +174,8 @@ def absent(root: Path, files: Sequence[str]) -> list[str]:
             with os.scandir(root / folder) as entries:
                 names -= {entry.name for entry in entries if entry.is_file()}
         unseen.update(inside[name] for name in names)
-    # a disk may know a file by more names than the one that it lists
-    gone = {file for file in unseen if not (root / file).is_file()}
+    # a folder of pictures is a clip, too, and a disk may know a file by more names than the one that it lists
+    gone = {file for file in unseen if not (root / file).exists()}
     return [file for file in files if file in gone] if gone else []
 
 
