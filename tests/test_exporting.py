@@ -95,7 +95,7 @@ def test_what_can_not_be_exported_is_told(clips: Path, tmp_path: Path) -> None:
     (clips / "metadata.csv").write_text("file_name\na.png\n0.mp4\n")
     done = CliRunner().invoke(cli.app, ["data", "export", str(clips), str(tmp_path / "out"), "--format", "fiftyone"])
     assert done.exit_code == 0
-    assert "left out, no videos: 1 files (a.png)" in done.output
+    assert "left out, not video files: 1 files (a.png)" in done.output
     (clips / "metadata.csv").write_text("file_name\na.png\n")
     with pytest.raises(DataError, match="names no video"):
         exporting.export(clips, tmp_path / "other")

@@ -194,7 +194,7 @@ def export(
     if done.texts:
         typer.echo(f"left out, without a file: {done.texts} rows", err=True)
     if done.pictures:
-        typer.echo(f"left out, no videos: {len(done.pictures)} files ({', '.join(done.pictures[:5])})", err=True)
+        typer.echo(f"left out, not video files: {len(done.pictures)} files ({', '.join(done.pictures[:5])})", err=True)
 
 
 def _json(value: object) -> None:
