@@ -252,6 +252,8 @@ def decoded(path: Path) -> np.ndarray | str:
             for frame in (
                 frames if line.duration else itertools.islice(frames, 1)
             ):  # pictures may have bytes behind them
+                if frame.is_corrupt:
+                    return f"frame {len(found)} is damaged"
                 found.append(made(frame))
     except (av.FFmpegError, VideoError) as error:
         return str(error)

@@ -16,6 +16,7 @@ from torch import Tensor
 from kinetext import video
 from kinetext.runtime import rng
 from kinetext.video import VideoError
+from kinetext.video.frames import VideoFile
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd_media"
 
@@ -58,6 +59,41 @@ def test_an_flv_that_begins_late_is_whole(tmp_path: Path) -> None:
     encode(path, "flv", noise, rate=10)
     info = video.probe(path)
     assert (info.num_frames, info.fps, info.duration) == (12, 10.0, pytest.approx(1.2))
+
+
+def test_several_threads_are_only_for_decoders_that_tell_all_the_same(tmp_path: Path) -> None:
+    """H.264's gives frames away before it knows of their damage, where it has several."""
+    video.write(tmp_path / "large.mp4", counted(2, 720, 1280), fps=5)
+    with VideoFile(tmp_path / "large.mp4") as file, VideoFile(tmp_path / "large.mp4", threads=2) as asked:
+        assert (file.stream.codec_context.thread_type.name, asked.stream.codec_context.thread_type.name) == (
+            "NONE",
+            "AUTO",
+        )
+
+
+def test_checksums_of_pictures_are_checked(tmp_path: Path) -> None:
+    """H.265 may carry one for each; without them, most damage of its pictures can't be told from pictures."""
+    path = tmp_path / "a.mp4"
+    noise = torch.randint(0, 256, (8, 8, 8, 3), generator=rng("hash")).to(torch.uint8)
+    large = noise.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx265", rate=25, options={"x265-params": "log-level=none:hash=1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for image in large.numpy():
+            container.mux(stream.encode(VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    good, _ = video.read_all(path)
+    data = path.read_bytes()
+    with av.open(str(path)) as container:
+        packets = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
+    for at, size in packets:
+        changed = bytearray(data)
+        changed[at + size // 2] ^= 16
+        path.write_bytes(changed)
+        try:
+            assert torch.equal(video.read_all(path)[0], good)
+        except VideoError as error:
+            assert "can't be decoded" in str(error)
 
 
 def test_damage_in_the_middle_is_an_error_only_where_it_is(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class Frames:
     """Some frames of a file.
 
     Args:
-        pixels: ``(T, H, W, C)`` uint8.
+        pixels: ``(T, H, W, C)`` uint8; in memory the channels of a frame lie one after another.
         numbers: of each in the file, from 0.
         times: ``(T,)`` seconds from the first frame of the file, float64.
     """
@@ -113,7 +113,7 @@ class VideoReader:
         channels: 3 (RGB) or 1 (luma, ITU-R BT.601).
         decoder: "pyav"; "torchcodec", which has to be installed, and refuses what it would show otherwise; "auto" is the one
             that docs/performance.md measured to be faster, "pyav".
-        threads: of the decoder, >= 0; 0 is one for small frames, FFmpeg's choice for others.
+        threads: of the decoder, >= 0; 0 is one, but for large H.265: other decoders miss damage on several (``VideoFile``).
         limits: what the file may hold.
 
     Raises:
@@ -271,17 +271,18 @@ class VideoReader:
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):
             places.setdefault(number, []).append(place)
-        made: NDArray[np.uint8] | None = None
+        made: NDArray[np.uint8] | None = None  # (T, C, H, W), as frames come
         for number, frame in self._decoded(sorted(places)):
-            pixels = self._shaper(frame)
+            planes = self._shaper(frame).transpose(2, 0, 1)
             if made is None:
-                made = np.empty((len(numbers), *pixels.shape), np.uint8)
-            if made.shape[1:] != pixels.shape:
+                made = np.empty((len(numbers), *planes.shape), np.uint8)
+            if made.shape[1:] != planes.shape:
                 raise VideoError(f"{self.path}: the frame size changes in mid-file, expected one size")
             for place in places[number]:
-                made[place] = pixels
+                made[place] = planes
         assert made is not None
-        return Frames(torch.from_numpy(made), tuple(numbers), torch.from_numpy(self.line.times[list(numbers)]))
+        pixels, times = torch.from_numpy(made).permute(0, 2, 3, 1), torch.from_numpy(self.line.times[list(numbers)])
+        return Frames(pixels, tuple(numbers), times)
 
     def _numbered(self, seconds: Sequence[float] | NDArray[np.float64] | None) -> list[int]:
         """The frames on screen at these times."""
@@ -293,17 +294,21 @@ class VideoReader:
         return [int(at) for at in np.searchsorted(self.line.times, times + 1e-9, side="right") - 1]
 
 
-def probe(path: str | Path, *, count: bool = True, limits: Limits = LIMITS) -> VideoInfo:
+def probe(path: str | Path, *, count: bool = True, limits: Limits = LIMITS, isolated: bool = False) -> VideoInfo:
     """What a file holds; decodes its first frame.
 
     Args:
         count: read all packets, so that the number of frames, their rate and the duration are exact. Without it they are what
             the header says or implies, and so labelled: the time no longer grows with the file.
-        limits: what the file may hold.
+        limits, isolated: as of ``read_clip``.
 
     Raises:
         VideoError: the file is missing, broken, has no frame, or is larger than ``limits`` allow.
     """
+    if isolated:
+        from kinetext.video.isolated import call
+
+        return call("probe", path, {"count": count, "limits": limits})
     if not (count or are_pictures(Path(path))):  # their number is known at once
         return _estimated(Path(path), limits)
     with VideoReader(path, limits=limits) as reader:

@@ -23,6 +23,8 @@ _STILLS = frozenset({"png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe"})
 _TIMED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "gif", "apng", "mpegts", "flv"})
 _NONE = np.zeros(0, np.int64)
 _REMEMBERED = 512
+# an error for any flaw that a decoder sees, checksums among them (PNG has some, H.265 may)
+STRICT = "explode+crccheck"
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def _counted(path: Path, header: Header, limits: Limits) -> Timeline:
     """The timeline of a file that stores no times: decodes it once and counts."""
     total = 0
     with opened(path, limits) as (container, stream):
-        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.options = {"err_detect": STRICT}
         try:
             for _ in container.decode(stream):
                 total += 1
