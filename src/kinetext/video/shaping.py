@@ -229,11 +229,11 @@ def _graph(frame: VideoFrame, cut: _Cut) -> Graph:
 
 def _rgb(frame: VideoFrame) -> Pixels:
     """The pixels ``(H, W, 3)`` of a frame of planes green, blue and red."""
-    image = np.empty((frame.height, frame.width, 3), np.uint8)
+    planes = np.empty((3, frame.height, frame.width), np.uint8)
     for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-        image[..., channel] = rows[: frame.height, : frame.width]
-    return image
+        planes[channel] = rows[: frame.height, : frame.width]
+    return planes.transpose(1, 2, 0)  # as tensors want them: channels apart in memory
 
 
 def _padded(image: Pixels, size: int) -> Pixels:
