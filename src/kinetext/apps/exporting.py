@@ -1,7 +1,7 @@
 """A dataset for other programs: kinetext data export, so far for FiftyOne.
 
 What is written is what ``fiftyone.Dataset.from_dir(OUT, dataset_type=fiftyone.types.FiftyOneDataset)`` reads: its JSON
-format without a version, which every release since 0.7 takes (``LegacyFiftyOneDatasetImporter`` in its
+format without a version, which FiftyOne 1.22.1 takes (``LegacyFiftyOneDatasetImporter`` in its
 ``utils/data/importers.py``). Clips stay where they are, and FiftyOne need not be installed.
 """
 
