@@ -45,7 +45,7 @@ class Report:
         balance: label column -> class -> split -> rows.
         shortcuts: of every label column, as files and as read.
         changes: what --write did.
-        plan: title -> lines of what a recipe would do with it.
+        trial: title -> what a recipe would do with it.
     """
 
     examined: Examined
