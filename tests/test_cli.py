@@ -225,6 +225,14 @@ def test_predict(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
     assert f"{answers[1][best]:.1%}" in shown
 
 
+@pytest.mark.parametrize("suffix", [".webm", ".apng", ".gif"])
+def test_every_kind_of_clip_is_made_again(cli: Cli, runs: SimpleNamespace, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"clip{suffix}"
+    assert cli("generate", PROMPT, "--model", runs.maker, "-o", out).code == 0
+    done = cli("reproduce", out)
+    assert (done.code, "identical" in done.out) == (0, True), done
+
+
 def test_predict_refuses(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> None:
     refused(cli("predict", runs.both), "neither text nor video")
     refused(cli("predict", runs.reader, "--text", "3"), "reads no text")
@@ -296,7 +304,8 @@ def test_embed_and_tables(cli: Cli, runs: SimpleNamespace, tmp_path: Path) -> No
     done = cli("predict", runs.both, tmp_path / "clips", "--out", tmp_path / "said.jsonl")
     assert done.code == 1
     assert "1 of 5 rows could not be read" in done.err
-    for wrong in (("--out", "a.csv"), (tmp_path / "clips",), (tmp_path / "clips", "--out", "a.csv", "--json")):
+    source = (tmp_path / "clips", "--out", "a.csv")
+    for wrong in (source[1:], source[:1], (*source, "--json"), ("--text", "x", "--ray"), (*source, "--workers", 2)):
         assert cli("predict", runs.both, *wrong).code == 2
     assert cli("evaluate", runs.both, "--out", tmp_path).code == 2
     assert cli("evaluate", runs.both, "--folds", "some").code == 2
