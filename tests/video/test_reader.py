@@ -238,6 +238,8 @@ def test_probe_says_all_of_it(tmp_path: Path) -> None:
     assert (info.stored_width, info.stored_height) == (64, 48)
     assert info.color_range in ("unspecified", "limited")
     assert [(track.kind, track.codec) for track in info.tracks] == [("video", "h264")]
+    with VideoReader(info.path) as reader:
+        assert reader.probe() == info
     assert video.probe(uneven(tmp_path)).variable
     raw = mux(tmp_path / "clip.h264", "libx264", {"g": "8"}, kind="h264")
     assert (video.probe(raw).counted, video.probe(raw).num_frames) == ("decoded", 40)

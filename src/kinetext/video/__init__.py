@@ -9,7 +9,8 @@ from kinetext.video.keeping import Kept, kept
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.looking import Look, extent
 from kinetext.video.pictures import digest
-from kinetext.video.reader import DECODERS, Decoder, Frames, VideoInfo, VideoReader, forget, probe, to_float
+from kinetext.video.probing import VideoInfo, probe
+from kinetext.video.reader import DECODERS, Decoder, Frames, VideoReader, forget, to_float
 from kinetext.video.reading import SUFFIXES, Sampling, read_all, read_clip, read_provenance
 from kinetext.video.shaping import WHOLE, Fit, Region, check_region
 from kinetext.video.storing import Stored, as_file, frames_of, is_stored, restore, store

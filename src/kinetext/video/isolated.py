@@ -32,7 +32,8 @@ from torch import Tensor
 from kinetext.types import DataError
 from kinetext.video.containers import VideoError
 from kinetext.video.limits import Limits
-from kinetext.video.reader import VideoInfo, probe, to_float
+from kinetext.video.probing import VideoInfo, probe
+from kinetext.video.reader import to_float
 from kinetext.video.reading import read_clip
 from kinetext.video.writing import to_bytes
 

@@ -12,8 +12,10 @@ from torch.nn.functional import interpolate
 
 from kinetext.types import DataError, joined
 from kinetext.video.frames import timeline
-from kinetext.video.reader import DECODERS, Decoder, frame_range, probe
+from kinetext.video.probing import probe
+from kinetext.video.reader import DECODERS, Decoder
 from kinetext.video.reading import Sampling, read_clip
+from kinetext.video.sampling import frame_range
 from kinetext.video.shaping import Fit, Region, check_region
 
 _READING = 2  # counts up when the same file and options give other pixels, so that what was kept of them is made anew

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -18,65 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetext.types import DataError, joined
-from kinetext.video.containers import VideoError, opened
+from kinetext.video.containers import VideoError
 from kinetext.video.frames import VideoFile, open_file
 from kinetext.video.limits import LIMITS, Limits
-from kinetext.video.pictures import are_pictures
-from kinetext.video.shaping import TURNS, WHOLE, Fit, Pixels, Region, Shape, Shaper, stored_size, turn_of
-from kinetext.video.timeline import REMEMBERED, Scan, Timeline, Track
+from kinetext.video.probing import VideoInfo, probed
+from kinetext.video.sampling import SLACK, frame_range, middles, spread
+from kinetext.video.shaping import WHOLE, Fit, Pixels, Region, Shape, Shaper
+from kinetext.video.timeline import REMEMBERED, Timeline
 
 Decoder = Literal["auto", "pyav", "torchcodec"]
 DECODERS: tuple[Decoder, ...] = ("auto", "pyav", "torchcodec")
-_SLACK = 1e-3  # seconds; tables often round times to milliseconds
-# AVColorRange and what it means
-_RANGES = {0: "unspecified", 1: "limited", 2: "full"}
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file holds.
-
-    Args:
-        path: the file.
-        num_frames: frames that are shown, >= 1.
-        fps: frames a second, the mean where it varies; 0 for an image.
-        duration: seconds from the first frame to the end of the last; 0 for an image.
-        width: pixels as displayed: pixel aspect and rotation applied.
-        height: pixels as displayed.
-        rotation: the clockwise turn that displaying takes, one of 0, 90, 180, 270 degrees; every reader here
-            applies it.
-        mirrored: whether frames are mirrored left-right before that turn.
-        rate: ``fps`` exactly.
-        counted: how ``num_frames`` came about: "packets" or "decoded", which are exact, or "estimated" from the header.
-        header_frames: frames that the header promises, 0 where it says nothing; it may be wrong.
-        stored_width, stored_height: pixels as stored.
-        pixel_aspect: width of a stored pixel over its height.
-        pix_fmt: FFmpeg's name of the pixel format, such as "yuv420p".
-        color_range: "limited" (16 to 235), "full" or "unspecified".
-        variable: whether some frames are shown for longer than others.
-        codec: FFmpeg's name, such as "h264".
-        tracks: all streams of the file, in its order.
-    """
-
-    path: Path
-    num_frames: int
-    fps: float
-    duration: float
-    width: int
-    height: int
-    rotation: int
-    mirrored: bool = False
-    rate: Fraction = Fraction(0)
-    counted: str = "packets"
-    header_frames: int = 0
-    stored_width: int = 0
-    stored_height: int = 0
-    pixel_aspect: Fraction = Fraction(1)
-    pix_fmt: str = ""
-    color_range: str = "unspecified"
-    variable: bool = False
-    codec: str = ""
-    tracks: tuple[Track, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,10 +128,7 @@ class VideoReader:
         Raises:
             VideoError: it can't be decoded.
         """
-        line = self.line
-        _, frame = next(self._file.frames([0]))
-        counted = "packets" if line.pts.size or line.duration == 0 else "decoded"
-        return _info(self.path, line, frame, self._file.codec, counted)
+        return probed(self._file)
 
     def frames_at(self, numbers: Sequence[int] | None = None, *, seconds: Sequence[float] | None = None) -> Frames:
         """Frames by number or by time, in any order, with repeats: each is decoded once, in one pass.
@@ -289,110 +235,14 @@ class VideoReader:
         times = np.asarray(seconds, np.float64)
         end = self.line.duration
         for time in times:
-            if not 0 <= time <= max(end, _SLACK):
+            if not 0 <= time <= max(end, SLACK):
                 raise VideoError(f"{self.path}: {time:g} s, expected 0 up to its duration of {end:.3f} s")
         return [int(at) for at in np.searchsorted(self.line.times, times + 1e-9, side="right") - 1]
-
-
-def probe(path: str | Path, *, count: bool = True, limits: Limits = LIMITS, isolated: bool = False) -> VideoInfo:
-    """What a file holds; decodes its first frame.
-
-    Args:
-        count: read all packets, so that the number of frames, their rate and the duration are exact. Without it they are what
-            the header says or implies, and so labelled: the time no longer grows with the file.
-        limits, isolated: as of ``read_clip``.
-
-    Raises:
-        VideoError: the file is missing, broken, has no frame, or is larger than ``limits`` allow.
-    """
-    if isolated:
-        from kinetext.video.isolated import call
-
-        return call("probe", path, {"count": count, "limits": limits})
-    if not (count or are_pictures(Path(path))):  # their number is known at once
-        return _estimated(Path(path), limits)
-    with VideoReader(path, limits=limits) as reader:
-        return reader.probe()
-
-
-def _estimated(path: Path, limits: Limits) -> VideoInfo:
-    """What a file says of itself, and what its first frame shows."""
-    with opened(path, limits) as (container, stream):
-        line = Scan(path, container, stream, limits).promise()
-        first = next(container.decode(stream), None)
-        if first is None:
-            raise VideoError(f"{path}: no frames in it")
-        return _info(path, line, first, stream.codec_context.name, "estimated")
-
-
-def _info(path: Path, line: Timeline, frame: VideoFrame, codec: str, counted: str) -> VideoInfo:
-    turn = turn_of(path, line, frame)
-    rotation, mirrored = TURNS[turn]
-    width, height = stored_size(frame, line.aspect)
-    if turn[0]:
-        width, height = height, width
-    return VideoInfo(
-        path,
-        len(line),
-        line.fps,
-        line.duration,
-        width,
-        height,
-        rotation,
-        mirrored,
-        line.rate,
-        counted,
-        line.header.frames,
-        frame.width,
-        frame.height,
-        line.aspect,
-        frame.format.name,
-        _RANGES.get(int(frame.color_range), "unspecified"),
-        not line.is_steady,
-        codec,
-        line.header.tracks,
-    )
 
 
 def forget() -> None:
     """Nothing is remembered of files any more: the next reading of each looks at all its packets again."""
     REMEMBERED.forget()
-
-
-def spread(low: int, high: int, num_frames: int) -> list[int]:
-    """The middle ones of ``num_frames`` equal segments of the frames ``low`` to ``high`` - 1: number
-    ``low`` + floor((i + 0.5) N / num_frames).
-    """
-    return [low + (2 * i + 1) * (high - low) // (2 * num_frames) for i in range(num_frames)]
-
-
-def middles(seconds: float, fps: float) -> NDArray[np.float64]:
-    """The middles of the stretches of 1 / fps seconds that begin within ``seconds``, at least one.
-
-    Raises:
-        DataError: ``fps`` is not more than 0.
-    """
-    if not 0 < fps < math.inf:
-        raise DataError(f"fps: {fps}, expected more than 0")
-    # the middle of the last stretch is still on screen; times in files are rounded
-    count = max(1, math.ceil((seconds - 1e-3) * fps - 0.5))
-    return np.arange(0.5, count) / fps
-
-
-def frame_range(path: Path, line: Timeline, start: float | None, end: float | None) -> tuple[int, int]:
-    """The numbers of the frames on screen in [start, end): first, and one past the last.
-
-    Raises:
-        VideoError: the file does not reach them.
-    """
-    frame = 1 / line.fps if line.fps else 0.0
-    if start is not None and not 0 <= start <= max(line.duration - _SLACK, 0):
-        raise VideoError(f"{path}: start {start} s, expected 0 up to its duration of {line.duration:.3f} s")
-    if end is not None and not (start or 0) < end <= line.duration + frame + _SLACK:
-        raise VideoError(f"{path}: end {end} s, expected after start, up to its duration of {line.duration:.3f} s")
-    low = 0 if start is None else int(np.searchsorted(line.times, start + _SLACK, side="right")) - 1
-    high = len(line) if end is None else int(np.searchsorted(line.times, end - _SLACK, side="left"))
-    return low, max(high, low + 1)
 
 
 def to_float(pixels: Tensor) -> Tensor:

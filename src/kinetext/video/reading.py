@@ -14,7 +14,8 @@ from kinetext.types import DataError, joined
 from kinetext.video import comments
 from kinetext.video.containers import VideoError, opened
 from kinetext.video.limits import LIMITS, Limits
-from kinetext.video.reader import Decoder, VideoReader, frame_range, spread
+from kinetext.video.reader import Decoder, VideoReader
+from kinetext.video.sampling import frame_range, spread
 from kinetext.video.shaping import WHOLE, Fit, Region
 from kinetext.video.timeline import Timeline
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from kinetext.types import DataError
 from kinetext.video.frames import timeline
-from kinetext.video.reader import VideoReader, middles, to_float
+from kinetext.video.reader import VideoReader, to_float
+from kinetext.video.sampling import middles
 from kinetext.video.shaping import WHOLE, Fit, Region
 from kinetext.video.timeline import Timeline
 
