@@ -221,7 +221,7 @@ def compared(path: Path) -> str:
     if line.duration:
         for number in sorted({0, len(line) // 3, len(line) - 1}, reverse=True):
             until = line.times[number + 1] if number + 1 < len(line) else None
-            if until is not None and until - line.times[number] < 0.005:
+            if (line.duration if until is None else until) - line.times[number] < 0.005:
                 continue  # within the slack of times in tables
             try:
                 one = video.read_clip(

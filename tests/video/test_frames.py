@@ -44,7 +44,7 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, kind: str, share: float) -
 
 def encode(path: Path, kind: str, pixels: Tensor, rate: int = 25) -> None:
     with av.open(str(path), "w", format=kind) as container:
-        stream = container.add_stream("libx264", rate=rate)
+        stream = container.add_stream("libx264", rate=rate, options={"g": "4"})
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for image in pixels.numpy():
@@ -59,6 +59,20 @@ def test_an_flv_that_begins_late_is_whole(tmp_path: Path) -> None:
     encode(path, "flv", noise, rate=10)
     info = video.probe(path)
     assert (info.num_frames, info.fps, info.duration) == (12, 10.0, pytest.approx(1.2))
+
+
+def test_where_seeking_fails_decoding_begins_at_the_beginning(tmp_path: Path) -> None:
+    """The table of key frames names one that there is not: FFmpeg then seeks nowhere. Found by fuzzing."""
+    path = tmp_path / "clip.mp4"
+    encode(path, "mp4", counted(12).repeat_interleave(2, 1), rate=10)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"stss") + 12
+    data[at : at + 4] = b"\xcf\x21\x13\x85"
+    path.write_bytes(data)
+    whole = video.read_clip(path, num_frames=12, size=32, fit="squash")
+    for number in (11, 4):
+        alone = video.read_clip(path, num_frames=1, size=32, fit="squash", start=number / 10, end=number / 10 + 0.1)
+        assert torch.equal(alone[:, 0], whole[:, number])
 
 
 def test_several_threads_are_only_for_decoders_that_tell_all_the_same(tmp_path: Path) -> None:

@@ -260,9 +260,12 @@ class VideoFile:
 
 def _sought(container: InputContainer, stream: VideoStream, pts: int) -> bool:
     """Goes to the key frame at ``pts`` or an earlier one; False if the container can't (edit lists mislead it)."""
-    container.seek(pts, stream=stream)
-    first = next(container.demux(stream))
-    container.seek(pts, stream=stream)
+    try:
+        container.seek(pts, stream=stream)
+        first = next(container.demux(stream))
+        container.seek(pts, stream=stream)
+    except av.FFmpegError:
+        return False
     return first.is_keyframe and first.pts is not None and first.pts <= pts
 
 
