@@ -322,3 +322,107 @@ def test_torchcodec_refuses_what_it_would_show_otherwise(tmp_path: Path) -> None
     path = mux(tmp_path / "clip.h264", "libx264", {"g": "8"}, kind="h264")
     with pytest.raises(VideoError, match="use decoder='pyav'"):
         video.read_clip(path, num_frames=2, size=8, decoder="torchcodec")
+
+
+def test_two_readings_of_one_reader_do_not_mix(tmp_path: Path) -> None:
+    """An iteration whose decoder another reading took ends in an error, not in that one's frames."""
+    for path in (vp9(tmp_path), b_frames(tmp_path)):
+        with VideoReader(path) as reader:
+            every = iter(reader)
+            next(every)
+            reader.probe()
+            with pytest.raises(VideoError, match="two places at once"):
+                list(every)
+            assert len(list(reader)) == FRAMES
+
+
+# Ogg stores when frames of VP8 end, from which FFmpeg makes when they begin: the frame before the gap is the one that waits
+@pytest.mark.parametrize(
+    ("codec", "kind", "waits"), [("wmv2", "asf", 9), ("libvpx", "ogg", 10), ("libx264", "matroska", 9)]
+)
+def test_a_gap_in_time_stays_one(tmp_path: Path, codec: str, kind: str, waits: int) -> None:
+    pts = [*range(10), *range(30, 40)]
+    path = mux(tmp_path / f"gap.{kind}", codec, {}, pts=pts, kind=kind)
+    info = video.probe(path)
+    assert (info.num_frames, info.variable) == (20, True)
+    assert info.duration == pytest.approx(1.6, abs=0.05)
+    with VideoReader(path) as reader:
+        assert reader.frames_at(seconds=[0.8]).numbers == (waits,)
+
+
+@pytest.mark.parametrize(
+    "region", [(0.25, 0.25, 0.75, 0.75), (3 / 64, 5 / 48, 35 / 64, 37 / 48), (0, 0, 1 / 64, 1 / 48)]
+)
+def test_a_region_is_cut_at_that_very_pixel(tmp_path: Path, region: video.Region) -> None:
+    """Grey has no chroma to interpolate, so that the cut is that of the whole picture."""
+    images = np.random.default_rng(0).integers(16, 235, (1, 48, 64, 1), np.uint8).repeat(3, 3)
+    path = tmp_path / "grey.mp4"
+    video.write(path, torch.from_numpy(images), fps=25, crf=0)
+    with VideoReader(path) as reader:
+        whole = reader.frames_at([0]).pixels[0].int()
+    left, top, right, bottom = (round(edge * side) for edge, side in zip(region, (64, 48, 64, 48), strict=True))
+    expected = whole[top:bottom, left:right]
+    if expected.shape[0] != expected.shape[1]:
+        expected = expected[:, (expected.shape[1] - expected.shape[0]) // 2 :][:, : expected.shape[0]]
+    with VideoReader(path, size=expected.shape[0], region=region) as reader:
+        assert (reader.frames_at([0]).pixels[0].int() - expected).abs().max() <= 1
+
+
+def test_pictures_before_the_first_key_frame_are_refused(tmp_path: Path) -> None:
+    """MPEG-4 decoders paint them grey, and say nothing."""
+    whole, cut = mux(tmp_path / "whole.mkv", "mpeg4", {"g": "12"}, kind="matroska"), tmp_path / "cut.mkv"
+    with av.open(str(whole)) as source, av.open(str(cut), "w", format="matroska") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and number >= 7:
+                packet.stream = stream
+                target.mux(packet)
+    with VideoReader(cut) as reader:
+        with pytest.raises(VideoError, match="frame 0 of 33 can't be decoded \\(no key frame before it\\)"):
+            reader.frames_at([0])
+        assert len(reader.frames_at([5, 32])) == 2
+
+
+def test_what_looser_limits_allowed_is_not_remembered(tmp_path: Path) -> None:
+    path = mux(tmp_path / "long.mkv", "libx264", {}, pts=[0, 25 * 200_000], kind="matroska")
+    assert video.probe(path, limits=Limits(seconds=1e9)).duration > 172_800
+    with pytest.raises(VideoError, match=r"seconds, expected at most 172,800"):
+        video.probe(path)
+
+
+def test_pixels_as_wide_as_a_house_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(200, 1)
+        container.mux(stream.encode(VideoFrame.from_ndarray(pictures(1)[0], format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match=r"pixels, expected at most 100,000 \(limits\.pixels\)"):
+        video.probe(path, limits=Limits(pixels=10**5))
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="neither a file nor a folder"):
+        video.probe(tmp_path / "pipe.mp4")
+
+
+def test_errors_of_others_stay_theirs(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), VideoReader(b_frames(tmp_path)):
+        (tmp_path / "none").read_bytes()
+
+
+def test_a_thousand_frames_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "fast.mp4"
+    video.write(path, torch.from_numpy(pictures(20)), fps=1000)
+    with VideoReader(path) as reader:
+        assert reader.clip(0.005, 0.010).numbers == (5, 6, 7, 8, 9)
+
+
+def test_isolated_reads_the_file_of_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in (("one", 4), ("two", 9)):
+        (tmp_path / name).mkdir()
+        video.write(tmp_path / name / "c.mp4", torch.from_numpy(pictures(count)), fps=8)
+        monkeypatch.chdir(tmp_path / name)
+        assert isolated.call("probe", "c.mp4", {}) == video.probe("c.mp4")

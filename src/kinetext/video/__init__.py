@@ -1,7 +1,8 @@
 """Files <-> video tensors; the only package that knows a video container.
 
 Reading is exact: which frames a file has is taken from its packets, the frames asked for are found by the
-times at which they are shown, and what can't be decoded without a flaw is a ``VideoError``, never a wrong frame.
+times at which they are shown, and what a decoder sees a flaw in is a ``VideoError``, never a frame patched up from others.
+(Packets of H.264 or VP9 that were lost before a file was written leave no trace that decoders tell of.)
 """
 
 from kinetext.video.containers import VideoError

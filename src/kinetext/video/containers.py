@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,21 +35,32 @@ class _Nameless:
 
 @contextmanager
 def opened(path: Path, limits: Limits = LIMITS) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its main video stream; whatever FFmpeg complains of inside becomes a ``VideoError``.
+    """The container and its main video stream.
 
     Raises:
         VideoError: the file is missing, no video, or larger than ``limits`` allow.
     """
     # decoders refuse larger pictures than that by themselves, also where the header says less
     options = {"format_whitelist": _FORMATS, "max_pixels": str(limits.pixels)}
-    try:
-        with path.open("rb") as file:
+    with ExitStack() as stack:
+        with told(path):
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise VideoError(f"{path}: neither a file nor a folder")  # a pipe would be waited for without end
+            file = stack.enter_context(path.open("rb"))
             check(path, "bytes", file.seek(0, 2), limits.bytes)
             file.seek(0)
-            with av.open(
-                _Nameless(file), "r", options=options, metadata_errors="replace", buffer_size=_BUFFER
-            ) as container:
-                yield container, _main(path, container, limits)
+            container = stack.enter_context(
+                av.open(_Nameless(file), "r", options=options, metadata_errors="replace", buffer_size=_BUFFER)
+            )
+            stream = _main(path, container, limits)
+        yield container, stream
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """What FFmpeg or the system complains of inside becomes a ``VideoError`` that names the file."""
+    try:
+        yield
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: not a video that can be read ({error.strerror or error})") from error
 
@@ -70,7 +81,9 @@ def _main(path: Path, container: InputContainer, limits: Limits) -> VideoStream:
     main = next((stream for stream in streams if stream is best), streams[0])
     if main.codec_context is None:
         raise VideoError(f"{path}: no decoder for its video")
-    check(path, "pixels", main.width * main.height, limits.pixels)
+    # as stored, and as displayed: a pixel may be said to be thousands of times as wide as it is high
+    shown = main.width * max(1, main.sample_aspect_ratio or 1)
+    check(path, "pixels", int(shown * main.height), limits.pixels)
     return main
 
 

@@ -13,11 +13,11 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from kinetext.video.containers import VideoError, opened
+from kinetext.video.containers import VideoError, opened, told
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.pictures import Pictures, are_pictures
 from kinetext.video.shaping import UPRIGHT, Shape, Shaper, turn_of
-from kinetext.video.timeline import REMEMBERED, STRICT, Scan, Timeline, broken, packets_of
+from kinetext.video.timeline import REMEMBERED, Scan, Timeline, broken, packets_of, strict
 
 if TYPE_CHECKING:
     Packet = av.Packet[VideoStream]
@@ -26,6 +26,8 @@ _SMALL = 640 * 480  # pixels; below this, starting decoder threads costs more th
 # decoders that tell as much of damage on several threads as on one; others give some frames away before they know: of 130 files
 # of H.264 with flipped bits 3 passed on several threads and none on one, of 145 of VP9 11 more, of 457 of MPEG-4 19 more
 _THREADED = frozenset({"hevc"})
+# decoders that tell where a picture refers to one that is not there; others paint it grey
+_TELLING = frozenset({"h264", "hevc", "vp9", "libdav1d", "av1", "mpeg2video"})
 _KEPT = 2**26  # bytes of packets that are kept in memory, so that they are read from the file once
 
 
@@ -85,15 +87,18 @@ class VideoFile:
     def __init__(self, path: Path, *, threads: int = 0, limits: Limits = LIMITS) -> None:
         self.path, self.threads, self.limits = path, threads, limits
         self._open = ExitStack()
-        known = REMEMBERED.get(path) if limits == LIMITS else None
+        key = REMEMBERED.key(path)
+        known = REMEMBERED.get(key) if limits == LIMITS else None
         self.container, self.stream = self._open.enter_context(opened(path, limits))
         self._packets: list[Packet] | None = None
         self._used = False  # whether the container stands elsewhere than at its beginning
+        self._readings = 0  # that have begun; each takes the decoder from the one before
         if known is None:
             with self._open.pop_all() as opening:  # closed by whatever goes wrong
                 known = self._scanned()
                 self._open = opening.pop_all()
-            REMEMBERED.keep(path, known)
+            if limits == LIMITS and key == REMEMBERED.key(path):  # another file may have taken its place meanwhile
+                REMEMBERED.keep(key, known)
         self.line = known
         self._strict(self.stream)
         self._skips = self._may_skip()
@@ -104,8 +109,7 @@ class VideoFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._packets = None
-        self._open.__exit__(kind, error, trace)  # tells FFmpeg's complaints as ours
+        self.close()
 
     def close(self) -> None:
         """Releases the file and its decoder."""
@@ -126,24 +130,27 @@ class VideoFile:
         Raises:
             VideoError: one of them can't be decoded, or only with flaws.
         """
+        if self.line.headless and self.codec not in _TELLING and wanted and wanted[0] < self.line.keys[0]:
+            raise broken(self.path, wanted[0], len(self.line), "no key frame before it")
         for run in self._runs(wanted):
             yield from self._run(run, self.line.key_before(run[0]))
 
     def _scanned(self) -> Timeline:
         """Reads all packets; they are kept where they are few bytes."""
         scan, kept, size = Scan(self.path, self.container, self.stream, self.limits), [], 0
-        for packet in packets_of(self.container, self.stream):
-            scan.see(packet)
-            size += packet.size
-            if size <= _KEPT:
-                kept.append(packet)
+        with told(self.path):
+            for packet in packets_of(self.container, self.stream):
+                scan.see(packet)
+                size += packet.size
+                if size <= _KEPT:
+                    kept.append(packet)
         self._used = True
         self._packets = kept if size <= _KEPT else None
         return scan.line()
 
     def _strict(self, stream: VideoStream) -> None:
-        """Errors instead of frames patched up from their neighbours."""
-        stream.codec_context.options = {"err_detect": STRICT, "max_pixels": str(self.limits.pixels)}
+        """The decoder as ``strict`` has it, with its threads."""
+        strict(stream, self.limits)
         codec = stream.codec_context
         several = codec.name in _THREADED and codec.width * codec.height > _SMALL
         codec.thread_count = self.threads
@@ -158,7 +165,9 @@ class VideoFile:
         if not self.line.pts.size:
             return False
         codec = self.stream.codec_context
-        if codec.name == "hevc" and self._packets and (codec.extradata or b"\0")[0] == 1:
+        said = codec.extradata or b""
+        # a configuration record (ISO/IEC 14496-15, 8.3.3.1) whose lengths of units have four bytes
+        if codec.name == "hevc" and self._packets and len(said) > 21 and said[0] == 1 and said[21] & 3 == 3:
             return all(_sublayer(packet) == 0 for packet in self._packets)
         return codec.name == "h264"
 
@@ -201,10 +210,14 @@ class VideoFile:
     def _attempt(self, wanted: Sequence[int], begin: int, key: int) -> Iterator[tuple[int, VideoFrame]]:
         line = self.line
         with ExitStack() as fresh:
-            stream, packets = self._from(begin, fresh)
+            with told(self.path):
+                stream, packets = self._from(begin, fresh)
+            reading = self._readings
             decoded = enumerate(self._decoded(stream, packets, wanted, key))
             for number in wanted:
                 while True:
+                    if reading != self._readings:
+                        raise VideoError(f"{self.path}: read from two places at once; open it twice for that")
                     try:
                         count, frame = next(decoded)
                     except StopIteration:
@@ -244,6 +257,7 @@ class VideoFile:
 
     def _from(self, key: int, fresh: ExitStack) -> tuple[VideoStream, Iterable[Packet]]:
         """The packets from that of a key frame on, in the order of decoding, and the stream whose decoder takes them."""
+        self._readings += 1
         self.stream.codec_context.flush_buffers()
         pts = int(self.line.pts[key]) if self.line.pts.size else None
         if self._packets is not None:

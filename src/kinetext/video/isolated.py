@@ -2,7 +2,8 @@
 
 A process that has imported everything is started once and waits. For each file it forks: the fork reads, sends what it
 read and ends, so what one file does to a decoder, it does to no other, and a fork costs milliseconds where a start costs
-seconds. What comes back is JSON and bytes, which are checked: a decoder that was taken over can make up frames, no more.
+seconds. What comes back is JSON and bytes, which are checked: a decoder that was taken over can make up frames here.
+It is no sandbox: what the user may read or reach, such a decoder may, too.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints, overload
@@ -93,7 +94,7 @@ def call(name: Name, path: str | Path, options: Mapping[str, Any], bounds: Bound
         plain["limits"] = asdict(plain["limits"])
     if rng is not None:
         plain["rng"] = base64.b64encode(bytes(rng.get_state().numpy())).decode()
-    asked = {"name": name, "path": str(path), "options": plain, **asdict(bounds)}
+    asked = {"name": name, "path": os.path.abspath(path), "options": plain, **asdict(bounds)}
     with _LOCK, _waiting() as control:
         ours, theirs = socket.socketpair()
         with ours:
@@ -104,7 +105,9 @@ def call(name: Name, path: str | Path, options: Mapping[str, Any], bounds: Bound
             head, data = _received(ours, bounds)
         ended = json.loads(_exactly(control, int.from_bytes(_exactly(control, _LENGTH), "little")))
     _check_end(path, ended, bounds)
-    return _result(path, head, data, rng, bounds)
+    size = options.get("size", 0)
+    shape = [options.get("channels", 3), options.get("num_frames", 0), size, size] if name == "read_clip" else []
+    return _result(path, head, data, rng, bounds, shape)
 
 
 def _check_end(path: str | Path, ended: Mapping[str, Any], bounds: Bounds) -> None:
@@ -126,28 +129,35 @@ def _received(sock: socket.socket, bounds: Bounds) -> tuple[dict[str, Any], byte
     length = int.from_bytes(data[:_LENGTH], "little")
     try:
         head = json.loads(data[_LENGTH : _LENGTH + length])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}, bytearray()
     return head if isinstance(head, dict) else {}, data[_LENGTH + length :]
 
 
 def _result(
-    path: str | Path, head: Mapping[str, Any], data: bytearray, rng: torch.Generator | None, bounds: Bounds
+    path: str | Path,
+    head: Mapping[str, Any],
+    data: bytearray,
+    rng: torch.Generator | None,
+    bounds: Bounds,
+    shape: Sequence[int] = (),
 ) -> VideoInfo | Tensor:
     if kind := head.get("error"):
-        raise _KINDS.get(kind, VideoError)(str(head["text"]))
+        raise _KINDS.get(str(kind), VideoError)(str(head.get("text", f"{path}: can't be read")))
     if head.get("memory"):
         raise VideoError(f"{path}: needs more than {bounds.memory} MiB of memory to be read (memory), given up")
     try:
         if "info" in head:
             found = _typed(VideoInfo, head["info"])
             assert isinstance(found, VideoInfo)
-            return found
+            return replace(found, path=Path(path))
         pixels = torch.frombuffer(data, dtype=torch.uint8).reshape([int(length) for length in head["shape"]])
+        if shape and list(pixels.shape) != list(shape):
+            raise ValueError(f"{list(pixels.shape)}, expected {list(shape)}")
         if rng is not None:
             rng.set_state(torch.frombuffer(bytearray(base64.b64decode(head["rng"])), dtype=torch.uint8))
         return to_float(pixels)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, AssertionError) as error:
         raise VideoError(f"{path}: the decoder's process sent something that is no result ({error})") from error
 
 
@@ -168,6 +178,16 @@ def _typed(kind: Any, value: Any) -> Any:
 # The waiting process of this one: its control socket, and who started it.
 _LOCK = threading.Lock()
 _held: tuple[int, int, socket.socket] | None = None
+
+
+def _renewed() -> None:
+    """A lock of its own for a process that was forked while another thread held this one."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renewed)
 
 
 @contextmanager
@@ -257,6 +277,7 @@ def _read(handle: int, asked: Mapping[str, Any]) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who asked has given up
+        os.close(0)  # what the waiting process hears and says is not this one's
         _limit(asked["memory"] * _MIB, asked["seconds"])
         head, data = _answer(asked)
         line = json.dumps(head, default=str).encode()

@@ -15,6 +15,7 @@ from kinetext.video.looking import Look
 from kinetext.video.reader import to_float
 from kinetext.video.writing import to_bytes
 
+_PATIENCE = 1.0  # seconds
 MOST = 2**30  # bytes of decoded clips that a process and its workers keep
 
 
@@ -51,16 +52,20 @@ class Kept:
         """The clip of ``number``, float in [-1, 1], or None where it is not kept."""
         if number >= self._slots:
             return None
-        with self._lock:  # what was written before the mark is seen after it, on any processor
-            there = self._there[number]
+        # what was written before the mark is seen after it, on any processor; who held the lock may have been killed
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return None
+        there = self._there[number]
+        self._lock.release()
         return to_float(torch.from_numpy(self._clips[number])) if there else None
 
     def put(self, number: int, clip: Tensor) -> None:
         """Keeps the clip of ``number``, float in [-1, 1], where there is room for it and it has the shape of all."""
         if number < self._slots and clip.shape == self.shape:
             self._clips[number] = to_bytes(clip).numpy()
-            with self._lock:
+            if self._lock.acquire(timeout=_PATIENCE):
                 self._there[number] = 1
+                self._lock.release()
 
 
 def kept(count: int, look: Look, wanted: bool, *, side: int = 0) -> Kept:

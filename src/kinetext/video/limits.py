@@ -12,6 +12,9 @@ from kinetext.types import DataError
 class Limits:
     """The most that a file may have; the defaults keep out mistakes, a service sets its own against strangers.
 
+    A file's index is read before its frames are counted, and may by itself take gigabytes: files of strangers want
+    ``isolated`` as well, which bounds memory and time.
+
     Args:
         pixels: of a stored frame, width times height, >= 1.
         frames: >= 1.

@@ -15,7 +15,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from kinetext.video.containers import VideoError, check, check_length
+from kinetext.video.containers import VideoError, check, check_length, told
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.timeline import Header, Timeline, Track, broken
 
@@ -31,6 +31,8 @@ One = Callable[[Path, Limits], VideoFrame]
 def is_animated_webp(path: Path) -> bool:
     """Whether a file says so in its first bytes; False where it can't be read."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             start = file.read(21)
     except OSError:
@@ -115,7 +117,9 @@ class Pictures:
 
 def _pictures(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of the numbers in their names."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith(".")]
+    with told(folder):
+        inside = list(folder.iterdir())
+    found = [path for path in inside if path.suffix.lower() in PICTURES and not path.name.startswith(".")]
     if not found:
         raise VideoError(f"{folder}: no pictures in it, expected some that end in {', '.join(PICTURES)}")
     # odd places of the split are numbers, so that like is compared with like
@@ -129,9 +133,10 @@ def _rate(folder: Path) -> Fraction:
     path = folder / RATE
     if not path.is_file():
         return _USUAL
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    with told(path), path.open("rb") as file:
+        text = file.read(32).decode("utf-8", "replace").strip()
     try:
-        rate = Fraction(text)
+        rate = Fraction(text) if re.fullmatch(r"\d+(\.\d+)?(/\d+)?", text) else Fraction(0)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not 0 < rate <= 1000:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from av.video.frame import VideoFrame
 
-from kinetext.video.containers import VideoError, opened
+from kinetext.video.containers import VideoError, opened, told
 from kinetext.video.frames import VideoFile, open_file
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.pictures import Pictures, are_pictures
 from kinetext.video.shaping import TURNS, stored_size, turn_of
-from kinetext.video.timeline import Scan, Timeline, Track
+from kinetext.video.timeline import Scan, Timeline, Track, strict
 
 # AVColorRange and what it means
 _RANGES = {0: "unspecified", 1: "limited", 2: "full"}
@@ -103,7 +103,9 @@ def _estimated(path: Path, limits: Limits) -> VideoInfo:
     """What a file says of itself, and what its first frame shows."""
     with opened(path, limits) as (container, stream):
         line = Scan(path, container, stream, limits).promise()
-        first = next(container.decode(stream), None)
+        strict(stream, limits)
+        with told(path):
+            first = next(container.decode(stream), None)
         if first is None:
             raise VideoError(f"{path}: no frames in it")
         return _info(path, line, first, stream.codec_context.name, "estimated")

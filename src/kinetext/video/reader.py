@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -196,6 +196,12 @@ class VideoReader:
         Raises:
             VideoError: one can't be decoded, when its turn comes.
         """
+        if len(numbers) and not 0 <= min(numbers) <= max(numbers) < len(self.line):
+            raise VideoError(
+                f"{self.path}: frames {min(numbers)} to {max(numbers)}, expected 0 to {len(self.line) - 1}"
+            )
+        if any(after < before for before, after in pairwise(numbers)):
+            raise DataError("numbers: not ascending, expected each at least the one before")
         repeats = [(number, len(list(same))) for number, same in groupby(numbers)]
         found = self._decoded([number for number, _ in repeats])
         for (_, frame), (number, times) in zip(found, repeats, strict=True):

@@ -130,7 +130,7 @@ def read_provenance(path: str | Path) -> dict[str, object] | None:
     comment = tags.get("comment") or comments.find(path)
     try:
         found = json.loads(comment)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -42,10 +42,11 @@ def frame_range(path: Path, line: Timeline, start: float | None, end: float | No
         VideoError: the file does not reach them.
     """
     frame = 1 / line.fps if line.fps else 0.0
+    slack = min(SLACK, frame / 2)
     if start is not None and not 0 <= start <= max(line.duration - SLACK, 0):
         raise VideoError(f"{path}: start {start} s, expected 0 up to its duration of {line.duration:.3f} s")
     if end is not None and not (start or 0) < end <= line.duration + frame + SLACK:
         raise VideoError(f"{path}: end {end} s, expected after start, up to its duration of {line.duration:.3f} s")
-    low = 0 if start is None else int(np.searchsorted(line.times, start + SLACK, side="right")) - 1
-    high = len(line) if end is None else int(np.searchsorted(line.times, end - SLACK, side="left"))
+    low = 0 if start is None else int(np.searchsorted(line.times, start + slack, side="right")) - 1
+    high = len(line) if end is None else int(np.searchsorted(line.times, end - slack, side="left"))
     return low, max(high, low + 1)

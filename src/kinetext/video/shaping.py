@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kinetext.types import DataError, joined
-from kinetext.video.containers import VideoError
+from kinetext.video.containers import VideoError, told
 from kinetext.video.timeline import Timeline
 
 Fit = Literal["crop", "squash", "pad"]
@@ -118,10 +118,12 @@ class Shaper:
         transposed, flip_x, flip_y = turn = turn_of(self.path, self.line, frame) if self.turn is None else self.turn
         seen = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turn)
         if seen != self._seen:
-            self._graph, self._seen = _graph(frame, self._cut(frame, turn)), seen
+            with told(self.path):
+                self._graph, self._seen = _graph(frame, self._cut(frame, turn)), seen
         assert self._graph is not None
-        self._graph.push(frame)
-        image = _rgb(cast("VideoFrame", self._graph.pull()))
+        with told(self.path):
+            self._graph.push(frame)
+            image = _rgb(cast("VideoFrame", self._graph.pull()))
         if transposed:
             image = image.transpose(1, 0, 2)
         image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
@@ -136,7 +138,7 @@ class Shaper:
             wide, tall = stored_size(frame, aspect)
             return _Cut((0, 0, width, height), wide, tall)
         left, top, right, bottom = _stored(self.shape.region, turn)
-        x, y = min(width - 1, int(left * width)), min(height - 1, int(top * height))
+        x, y = min(width - 1, round(left * width)), min(height - 1, round(top * height))
         wide, tall = max(1, round(right * width) - x), max(1, round(bottom * height) - y)
         shown = wide * aspect  # its width in square pixels as tall as stored ones
         if self.shape.fit == "crop":
@@ -189,7 +191,12 @@ def _exif_turn(path: Path) -> Turn:
     try:
         with Image.open(path) as image:
             orientation = image.getexif().get(_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:  # what Pillow raises for broken files
         raise VideoError(f"{path}: its EXIF can't be read ({error})") from error
     # values outside 1 to 8 are reserved; viewers show such images as they are
     return _EXIF[orientation - 1] if orientation in range(1, 9) else UPRIGHT
@@ -220,7 +227,7 @@ def _graph(frame: VideoFrame, cut: _Cut) -> Graph:
         )
     ]
     if (wide, tall) != (frame.width, frame.height):
-        steps.append(("crop", f"{wide}:{tall}:{x}:{y}"))
+        steps.append(("crop", f"{wide}:{tall}:{x}:{y}:exact=1"))  # also between pixels of chroma
     steps += [("scale", f"{cut.wide}:{cut.tall}:{_FLAGS}"), ("format", "gbrp"), ("buffersink", "")]
     nodes = [graph.add(name, args) for name, args in steps]
     graph.link_nodes(*nodes).configure()

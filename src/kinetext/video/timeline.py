@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +21,7 @@ from kinetext.video.limits import Limits
 _STILLS = frozenset({"png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe"})
 # Containers that store when each frame is shown. The others (AVI, MPEG-PS, raw streams) store at best when it
 # is decoded, so their frames are counted instead.
-_TIMED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "gif", "apng", "mpegts", "flv"})
+_TIMED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "gif", "apng", "mpegts", "flv", "asf", "ogg"})
 _NONE = np.zeros(0, np.int64)
 _REMEMBERED = 512
 # an error for any flaw that a decoder sees, checksums among them (PNG has some, H.265 may)
@@ -65,6 +66,7 @@ class Timeline:
         rate: frames a second, the mean where it varies; 0 for an image.
         duration: seconds from the first frame to the end of the last; 0 for an image.
         header: what the file says of itself.
+        headless: whether it begins with pictures that refer to others which are not in it.
     """
 
     times: NDArray[np.float64]
@@ -73,6 +75,7 @@ class Timeline:
     rate: Fraction
     duration: float
     header: Header
+    headless: bool = False
 
     def __len__(self) -> int:
         return len(self.times)
@@ -104,17 +107,21 @@ class Remembered:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._lines: dict[tuple[Path, int, int], Timeline] = {}
+        self._lines: dict[tuple[object, ...], Timeline] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """A lock of its own for a process that was forked while another thread held this one."""
         self._lock = Lock()
 
-    def get(self, path: Path) -> Timeline | None:
-        """What is known of a file as it is now."""
-        return self._lines.get(self._key(path))
+    def get(self, key: tuple[object, ...]) -> Timeline | None:
+        """What is known of a file, by its ``key``."""
+        return self._lines.get(key)
 
-    def keep(self, path: Path, line: Timeline) -> None:
+    def keep(self, key: tuple[object, ...], line: Timeline) -> None:
         """Remembers ``line``, and forgets the oldest one where there are too many."""
         with self._lock:
-            self._lines[self._key(path)] = line
+            self._lines[key] = line
             while len(self._lines) > self.most:
                 del self._lines[next(iter(self._lines))]
 
@@ -123,15 +130,22 @@ class Remembered:
         with self._lock:
             self._lines.clear()
 
-    def _key(self, path: Path) -> tuple[Path, int, int]:
+    def key(self, path: Path) -> tuple[object, ...]:
+        """What tells a file, as it is now, from others and from itself when it has changed.
+
+        Raises:
+            VideoError: there is no such file.
+        """
         try:
             stat = path.stat()
         except OSError as error:
             raise VideoError(f"{path}: {error.strerror or error}") from error
-        return path.absolute(), stat.st_size, stat.st_mtime_ns
+        return path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 REMEMBERED = Remembered(_REMEMBERED)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=REMEMBERED.renew)
 
 
 @dataclass(frozen=True)
@@ -139,8 +153,6 @@ class _Packet:
     pts: int | None
     duration: int
     key: bool
-    hidden: bool
-    cut: bool
 
 
 class Scan:
@@ -167,17 +179,18 @@ class Scan:
         check_length(path, stream.frames, self.promised, limits)
         self.total = 0  # packets that hold something, or stand for a frame that is the one before
         self.cut = False
+        self.headless = False
         self.shown: list[_Packet] = []
 
     def see(self, packet: av.Packet[VideoStream]) -> None:
         """Takes note of the next packet."""
+        self.headless |= not self.total and not packet.is_keyframe
         self.total += 1
         self.cut |= packet.is_corrupt
         if packet.size and not packet.is_discard:
             if len(self.shown) >= self.limits.frames:
                 check_length(self.path, len(self.shown) + 1, 0, self.limits)
-            found = _Packet(packet.pts, packet.duration or 0, packet.is_keyframe, False, packet.is_corrupt)
-            self.shown.append(found)
+            self.shown.append(_Packet(packet.pts, packet.duration or 0, packet.is_keyframe))
 
     def line(self) -> Timeline:
         """All of it.
@@ -190,12 +203,15 @@ class Scan:
             promise = f", though its header says {header.frames}" if header.frames else ""
             raise VideoError(f"{path}: no frames in it" + promise)
         if self.total < header.frames or self.cut:
-            raise VideoError(f"{path}: truncated: {self.total} of {header.frames or 'its'} frames are there")
+            dropped = (
+                " (or some were dropped when it was written)" if header.container == "avi" and not self.cut else ""
+            )
+            raise VideoError(f"{path}: truncated: {self.total} of {header.frames or 'its'} frames are there" + dropped)
         if header.container in _STILLS:
             return Timeline(np.zeros(1), _NONE, _NONE, Fraction(0), 0.0, header)
         pts = sorted({packet.pts for packet in shown if packet.pts is not None})
         if header.container not in _TIMED or len(pts) < len(shown):
-            return _counted(path, header, self.limits)
+            return _counted(path, header, self.unit, self.limits)
         return self._timed(pts)
 
     def promise(self) -> Timeline:
@@ -205,6 +221,7 @@ class Scan:
             return Timeline(np.zeros(1), _NONE, _NONE, Fraction(0), 0.0, self.header)
         count = self.header.frames or max(1, round(self.promised * rate))
         seconds = self.promised or (float(count / rate) if rate else 0.0)
+        check_length(self.path, count, seconds, self.limits)
         return Timeline(np.linspace(0, seconds, count, endpoint=False), _NONE, _NONE, rate, seconds, self.header)
 
     def _timed(self, pts: list[int]) -> Timeline:
@@ -225,7 +242,8 @@ class Scan:
             fps = rate  # Matroska rounds times to milliseconds; the rate in its header is exact
         keys = sorted(packet.pts for packet in self.shown if packet.key and packet.pts is not None)
         times = np.array([float((at - pts[0]) * unit) for at in pts])
-        return Timeline(times, np.array(pts), np.searchsorted(pts, keys), fps, float(duration), self.header)
+        headless = self.headless and bool(keys)  # some containers mark no key frames at all
+        return Timeline(times, np.array(pts), np.searchsorted(pts, keys), fps, float(duration), self.header, headless)
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterable[av.Packet[VideoStream]]:
@@ -233,23 +251,34 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterable[av.Pa
     return (packet for packet in container.demux(stream) if packet.size or packet.dts is not None)
 
 
-def _counted(path: Path, header: Header, limits: Limits) -> Timeline:
-    """The timeline of a file that stores no times: decodes it once and counts."""
-    total = 0
+def strict(stream: VideoStream, limits: Limits) -> None:
+    """Errors instead of frames patched up from their neighbours, or larger than allowed."""
+    stream.codec_context.options = {"err_detect": STRICT, "max_pixels": str(limits.pixels)}
+
+
+def _counted(path: Path, header: Header, unit: Fraction, limits: Limits) -> Timeline:
+    """The timeline of a file whose packets do not tell it: decodes it once and counts, and takes times from frames if they have some."""
+    pts: list[int | None] = []
     with opened(path, limits) as (container, stream):
-        stream.codec_context.options = {"err_detect": STRICT}
+        strict(stream, limits)
         try:
-            for _ in container.decode(stream):
-                total += 1
-                check_length(path, total, 0, limits)
+            for frame in container.decode(stream):
+                pts.append(frame.pts)
+                check_length(path, len(pts), 0, limits)
         except av.FFmpegError as error:
-            raise broken(path, total, max(total + 1, header.frames), error.strerror or str(error)) from error
+            raise broken(path, len(pts), max(len(pts) + 1, header.frames), error.strerror or str(error)) from error
+    total, known = len(pts), [at for at in pts if at is not None]
     if not total:
         raise VideoError(f"{path}: no frames in it")
-    rate = header.rate or Fraction(25)  # raw streams have no rate at all; 25 is FFmpeg's own reading of them
-    times = np.arange(total) / float(rate)
-    check_length(path, total, float(total / rate), limits)
-    return Timeline(times, _NONE, _NONE, rate, float(total / rate), header)
+    if header.container in _TIMED and len(known) == total and known == sorted(known) and known[-1] > known[0]:
+        times = np.array([float((at - known[0]) * unit) for at in known])
+        length = (known[-1] - known[0]) * unit * Fraction(total, total - 1)  # the last one stays as long as others do
+        rate = total / length
+    else:
+        rate = header.rate or Fraction(25)  # raw streams have no rate at all; 25 is FFmpeg's own reading of them
+        times, length = np.arange(total) / float(rate), total / rate
+    check_length(path, total, float(length), limits)
+    return Timeline(times, _NONE, _NONE, rate, float(length), header)
 
 
 def broken(path: Path, number: int, total: int, cause: str) -> VideoError:
