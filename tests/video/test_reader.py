@@ -395,10 +395,14 @@ def test_pixels_as_wide_as_a_house_are_refused(tmp_path: Path) -> None:
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(200, 1)
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
         container.mux(stream.encode(VideoFrame.from_ndarray(pictures(1)[0], format="rgb24")))
         container.mux(stream.encode())
-    with pytest.raises(VideoError, match=r"pixels, expected at most 100,000 \(limits\.pixels\)"):
+    data = path.read_bytes()
+    at = data.index(b"pasp") + 4
+    path.write_bytes(data[:at] + (200).to_bytes(4) + (1).to_bytes(4) + data[at + 8 :])
+    assert video.probe(path).pixel_aspect == 200
+    with pytest.raises(VideoError, match=r"614,400 pixels, expected at most 100,000 \(limits\.pixels\)"):
         video.probe(path, limits=Limits(pixels=10**5))
 
 
