@@ -11,7 +11,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench soak clean
 
 help:
 	@echo "make setup   make .venv and install kinetext in it"
@@ -20,6 +20,7 @@ help:
 	@echo "make check   lint, formatting, types"
 	@echo "make format  format the code and fix what the linter can"
 	@echo "make bench   measure start-up and the training loop"
+	@echo "make soak    open clips ten thousand times, and read mutated ones for MINUTES=5"
 	@echo "make clean   remove caches and build outputs (not .venv)"
 
 setup: $(STAMP)
@@ -67,6 +68,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/loop.py
+
+soak: $(STAMP)
+	@$(BIN)/python benchmarks/soak_reading.py
+	@$(BIN)/python benchmarks/fuzz_reading.py --minutes $(or $(MINUTES),5)
 
 clean:
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
