@@ -63,6 +63,8 @@ class Hub(Dataset):
         fold: which of them, from 0.
         seed: of every random choice, and of the split or the folds that are made.
         cache: keep decoded clips in memory, up to 1 GiB that all workers of a loader share; random windows are always read anew.
+        decoder: "pyav", "torchcodec" or "auto", as of ``folder``.
+        isolated: decode every file in a process of its own, as of ``folder``.
     """
 
     fixed_text = True
@@ -97,10 +99,13 @@ class Hub(Dataset):
         fold: int = 0,
         seed: int = 0,
         cache: bool = True,
+        decoder: clips.Decoder = "auto",
+        isolated: bool = False,
     ) -> None:
         self.look = clips.Look(
-            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter
-        )
+            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter,
+            decoder, isolated,
+        )  # fmt: skip
         self.fixed, self.seed, self.video = self.look.fixed, seed, video
         parts = _named(source, _loaded(source, config, revision), {"train": train, "val": val, "test": test})
         if video:

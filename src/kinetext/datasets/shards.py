@@ -57,6 +57,8 @@ class Shards(Dataset):
         fold: which of them, from 0.
         seed: of every random choice, and of the split or the folds that are made.
         cache: keep decoded clips in memory, up to 1 GiB that all workers of a loader share; random windows are always read anew.
+        decoder: "pyav", "torchcodec" or "auto", as of ``folder``; of clips that were not packed.
+        isolated: decode every file in a process of its own, as of ``folder``.
     """
 
     fixed_text = True
@@ -86,10 +88,13 @@ class Shards(Dataset):
         fold: int = 0,
         seed: int = 0,
         cache: bool = True,
+        decoder: video.Decoder = "auto",
+        isolated: bool = False,
     ) -> None:
         self.look = video.Look(
-            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter
-        )
+            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter,
+            decoder, isolated,
+        )  # fmt: skip
         self.fixed, self.seed = self.look.fixed, seed
         self.packed = (Path(root) / packed.RECIPE).is_file()
         side = 0
