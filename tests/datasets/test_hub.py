@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -76,8 +77,9 @@ def part(root: Path, rows: range, *, as_bytes: bool) -> Any:
 
 
 def saved(root: Path, folder: Path, how: str) -> str:
-    """The dataset on disk, in one of its forms."""
-    parts = {name: part(root, rows, as_bytes=how != "paths") for name, rows in SPLITS.items()}
+    """The dataset on disk, in one of its forms; files that it names lie below it."""
+    below = root if how != "paths" else Path(shutil.copytree(root, folder / "data" / "clips"))
+    parts = {name: part(below, rows, as_bytes=how != "paths") for name, rows in SPLITS.items()}
     if how == "parquet":
         for name, one in parts.items():
             one.to_parquet(str(folder / "data" / f"{'validation' if name == 'val' else name}-00000-of-00001.parquet"))
@@ -128,6 +130,26 @@ def test_one_table_is_split_by_group_and_stays_so(root: Path, tmp_path: Path) ->
     assert found[0] == found[1] == found[2] and sorted(chain(*found[0].values())) == [1, 2, 3, 4, 5, 6]
     with pytest.raises(DataError, match="row 2: has neither file_name nor text"):
         Hub(source=str(tmp_path / "all"), video="", text="caption")
+
+
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_stretches_of_one_video_stay_together(root: Path, tmp_path: Path, as_bytes: bool) -> None:
+    """Two stretches of each of six videos, and nothing that says who is in them: no video is in two splits."""
+    folder = Path(shutil.copytree(root, tmp_path / "all"))
+    videos = [f"{number % 6}.mp4" for number in range(12)]
+    cells = [{"bytes": (folder / name).read_bytes(), "path": None} for name in videos] if as_bytes else None
+    columns = {"clip": cells or [str(folder / name) for name in videos], "caption": [f"part {n}" for n in range(12)]}
+    columns |= {"start": [float(n >= 6) for n in range(12)], "end": [1.0 + (n >= 6) for n in range(12)]}
+    one = library.Dataset.from_dict(columns).cast_column("clip", library.Video())
+    one.save_to_disk(str(folder))
+    options: dict[str, Any] = {"source": str(folder), "video": "clip", "text": "caption", "num_frames": 1, "size": 8}
+    found = {split: {row.number - 1 for row in Hub(split=split, **options).rows} for split in ("train", "val", "test")}  # type: ignore[arg-type]
+    assert sorted(chain(*found.values())) == list(range(12)) and all(found.values())
+    for rows in found.values():
+        assert rows == {number for number in range(12) if number % 6 in {row % 6 for row in rows}}
+    folds = [Hub(split="val", folds=3, fold=fold, **options) for fold in range(3)]
+    assert [len({row.file for row in fold.rows}) for fold in folds] == [2, 2, 2]
+    assert len({data.still(index).key for data in folds for index in range(4)}) == 12
 
 
 def test_what_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
