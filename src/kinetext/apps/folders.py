@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from kinetext.config import Recipe
 from kinetext.datasets.digits import Digits
 from kinetext.datasets.shapes import Shapes
 from kinetext.interfaces import Dataset
+from kinetext.manifest.writing import write_csv
 from kinetext.options import check_args, suggest
 from kinetext.types import DataError, Progress, Sample, joined
 
@@ -111,20 +111,25 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 def _write(folder: Path, parts: Mapping[str, Dataset], clips: int, progress: Progress | None) -> None:
     (folder / "clips").mkdir()
     columns = [target.name for target in parts["train"].targets]
+    header = ["file_name", "text", "split", *columns]
+    write_csv(folder / "metadata.csv", header, _clips(folder, parts, columns, clips, progress))
+
+
+def _clips(
+    folder: Path, parts: Mapping[str, Dataset], columns: Sequence[str], clips: int, progress: Progress | None
+) -> Iterator[list[str]]:
+    """Writes clip after clip, and gives the row of each."""
     done = 0
-    with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file_name", "text", "split", *columns])
-        for split, data in parts.items():
-            for index in range(len(data)):
-                sample = data[index]
-                name = f"clips/{done:06}.mp4"
-                _save(folder / name, sample, data.fps)
-                labels = [manifest.SEPARATOR.join(sample.labels.get(column, ())) for column in columns]
-                table.writerow([name, sample.text or "", split, *labels])
-                done += 1
-                if progress:
-                    progress(done, clips)
+    for split, data in parts.items():
+        for index in range(len(data)):
+            sample = data[index]
+            name = f"clips/{done:06}.mp4"
+            _save(folder / name, sample, data.fps)
+            labels = [manifest.SEPARATOR.join(sample.labels.get(column, ())) for column in columns]
+            yield [name, sample.text or "", split, *labels]
+            done += 1
+            if progress:
+                progress(done, clips)
 
 
 def _save(path: Path, sample: Sample, fps: float) -> None:

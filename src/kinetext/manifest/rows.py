@@ -88,7 +88,7 @@ def check_row(number: int, raw: Mapping[str, object], multi: Sequence[str], prob
 
 def cell(name: str, value: object, multi: Sequence[str], found: list[str]) -> str:
     """A raw cell as text; "" where nothing stands in it. What is wrong with it is added to ``found``."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_empty(value):
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -103,6 +103,11 @@ def cell(name: str, value: object, multi: Sequence[str], found: list[str]) -> st
         if "" in parts or len(set(parts)) < len(parts):
             found.append(f"{name} {text!r}, expected different classes separated by {SEPARATOR!r}")
     return text
+
+
+def is_empty(value: object) -> bool:
+    """Whether nothing stands in a raw cell: pandas writes a missing number as one that is none."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _number(name: str, cell: str, found: list[str]) -> float | None:

@@ -15,6 +15,7 @@ from typing import cast
 from kinetext.manifest.reading import no_collector
 from kinetext.manifest.rows import SPLITS, Row, Split
 from kinetext.manifest.table import Manifest
+from kinetext.manifest.writing import write_csv
 from kinetext.runtime import seed_of, whole_file
 from kinetext.types import DataError, joined
 
@@ -165,11 +166,9 @@ def _store(path: Path, manifest: Manifest, splits: list[Split]) -> None:
     try:
         if not path.parent.stat().st_mode & 0o222:  # root may write there all the same; it was not meant to
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(_HEADER)
-            for row, split in zip(manifest.rows, splits, strict=True):
-                table.writerow((*_name(row), split))
+        with whole_file(path) as temporary:
+            lines = ((*_name(row), split) for row, split in zip(manifest.rows, splits, strict=True))
+            write_csv(temporary, _HEADER, lines)
     except OSError as error:
         name = manifest.path.name
         instead = (

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow
 import pyarrow.parquet
 from pyarrow import ArrowException
 
 from kinetext.manifest.reading import Raw
-from kinetext.manifest.rows import cell
+from kinetext.manifest.rows import cell, is_empty
 from kinetext.runtime import whole_file
 from kinetext.types import DataError, joined
 
@@ -49,24 +50,51 @@ def write(path: Path, table: Raw) -> None:
             else:
                 columns = {name: list(cells) for name, cells in zip(table.columns, table.cells, strict=True)}
                 pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
-    except (OSError, TypeError, ArrowException) as error:
+    except (OSError, TypeError, ValueError, ArrowException) as error:
         raise DataError(f"{path}: can't be written ({error})") from error
 
 
-def _csv(path: Path, table: Raw) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Writes a csv that reads back as it was; every csv that kinetext writes is written here.
+
+    Args:
+        path: of the caller's ``whole_file``.
+        columns: the header.
+        rows: cells in the order of ``columns``; None becomes an empty one.
+
+    Raises:
+        OSError: it can't be written.
+    """
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.columns)
-        columns = [
-            [as_text(name, value) for value in cells] for name, cells in zip(table.columns, table.cells, strict=True)
-        ]
-        writer.writerows(zip(*columns, strict=True))
+        table = csv.writer(_Lines(file))
+        table.writerow(columns)
+        table.writerows(rows)
+
+
+class _Lines:
+    """Ends lines with a line feed alone. Told to do so itself, the csv writer of Python 3.11 leaves a carriage return in a
+    cell without quotes, and no reader takes that for one cell.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, line: str) -> int:
+        """Takes a line that ends in carriage return and line feed."""
+        return self.file.write(line[:-2] + "\n")
+
+
+def _csv(path: Path, table: Raw) -> None:
+    columns = [
+        [as_text(name, value) for value in cells] for name, cells in zip(table.columns, table.cells, strict=True)
+    ]
+    write_csv(path, table.columns, zip(*columns, strict=True))
 
 
 def _jsonl(path: Path, table: Raw) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in table.rows():
-            there = {name: value for name, value in row.items() if value is not None}
+            there = {name: value for name, value in row.items() if not is_empty(value)}
             file.write(json.dumps(there, ensure_ascii=False, allow_nan=False) + "\n")
 
 
