@@ -187,7 +187,8 @@ def _plant_copies(made: Table, found: dict[str, set[int]]) -> None:
         made.add(long, start="2.5", end="4", group="b", split="val"),
     }
     clip = made.clip()
-    found["label-conflict"] = {made.add(clip, label="run", level="0"), made.add(clip, label="wave", level="0")}
+    asked = {"text": "what is done here?", "level": "0"}
+    found["label-conflict"] = {made.add(clip, label="run", **asked), made.add(clip, label="wave", **asked)}
 
 
 def _plant_labels(made: Table, found: dict[str, set[int]]) -> None:

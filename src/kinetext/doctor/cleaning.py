@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kinetext.doctor.duplicates import conflicting
+from kinetext.doctor.duplicates import conflicting, content_of
 from kinetext.doctor.findings import Finding
 from kinetext.doctor.labels import same_name
+from kinetext.doctor.splits import meeting
 from kinetext.doctor.subject import Subject
-from kinetext.manifest import SEPARATOR, SPLITS
+from kinetext.manifest import SEPARATOR, SPLITS, Row
 from kinetext.manifest.examining import Examined
 from kinetext.runtime import whole_file
 from kinetext.types import DataError
@@ -94,30 +95,28 @@ def _dropped(subject: Subject, findings: Iterable[Finding]) -> dict[int, str]:
         if one.code in DROPPED:
             for row, what in one.details.items():
                 dropped.setdefault(row, f"{one.code}, {what}" if what else one.code)
-        if one.code == "duplicate-across-splits":
-            dropped |= {row: what for row, what in _earlier(subject, one).items() if row not in dropped}
     for column in subject.columns:
         if column not in subject.plan.multi:
             for row, label in conflicting(subject, column).items():
                 dropped.setdefault(
                     row, f"label-conflict, {column} is {label!r} here and something else for the same clip"
                 )
-    return dict(sorted(dropped.items()))
+    return dict(sorted({**_earlier(subject, dropped), **dropped}.items()))
 
 
-def _earlier(subject: Subject, crossing: Finding) -> dict[int, str]:
-    """Rows whose clip a later split has, too: the test stays as it is, and training gives way."""
-    rows = {row.number: row for row in subject.rows}
-    contents: dict[str, list[int]] = defaultdict(list)
-    for number in crossing.details:
-        facts = subject.facts.get(rows[number].file or "")
-        contents[(facts.digest if facts else "") or rows[number].file or ""].append(number)
-    found = {}
-    for members in contents.values():
-        last = max(SPLITS.index(rows[number].split) for number in members if rows[number].split)
-        for number in members:
-            if rows[number].split != SPLITS[last]:
-                found[number] = f"duplicate-across-splits, {SPLITS[last]} has this clip"
+def _earlier(subject: Subject, dropped: Container[int]) -> dict[int, str]:
+    """Rows whose clip a row of a later split has, too, that stays: the test is left as it is, and training gives way."""
+    contents: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in subject.rows:
+        if row.number not in dropped and subject.split(row) and (content := content_of(subject, row)):
+            contents[content][subject.split(row)].append(row)
+    found: dict[int, str] = {}
+    for splits in contents.values():
+        for place, split in reversed(list(enumerate(SPLITS))):
+            for later in SPLITS[place + 1 :]:
+                staying = [row for row in splits[later] if row.number not in found]
+                for number in meeting(splits[split], staying):
+                    found[number] = f"duplicate-across-splits, {later} has this clip"
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinetext.doctor.findings import Finding, counted, found
+from kinetext.doctor.labels import same_name
 from kinetext.doctor.looking import CELLS, TIMES, Look
 from kinetext.doctor.splits import clips
 from kinetext.doctor.subject import Subject, part
@@ -36,14 +37,15 @@ def check(subject: Subject) -> list[Finding]:
     exact = _exact(subject)
     near = _near(subject)
     return [
-        *clips(subject, lambda row: _content(subject, row)),
+        *clips(subject, lambda row: content_of(subject, row)),
         *_copies(subject, exact),
         *_looking_alike(subject, near),
         *_conflicts(subject, exact, near),
     ]
 
 
-def _content(subject: Subject, row: Row) -> str | None:
+def content_of(subject: Subject, row: Row) -> str | None:
+    """What tells the file of a row from others: its content, or its name where it can't be read."""
     facts = subject.facts.get(row.file or "")
     return (facts.digest or row.file) if facts else row.file
 
@@ -52,7 +54,7 @@ def _exact(subject: Subject) -> list[list[Row]]:
     """Rows of the same stretch of the same content, where there are several."""
     places: dict[object, list[Row]] = defaultdict(list)
     for row in subject.rows:
-        if content := _content(subject, row):
+        if content := content_of(subject, row):
             places[content, part(row)].append(row)
     return [rows for rows in places.values() if len(rows) > 1]
 
@@ -84,7 +86,7 @@ def _near(subject: Subject) -> list[list[Row]]:
     first: dict[object, list[Row]] = defaultdict(list)
     looks: dict[object, Look] = {}
     for row in subject.rows:
-        look, content = subject.look(row), _content(subject, row)
+        look, content = subject.look(row), content_of(subject, row)
         if look and look.black < _BLACK and content:
             first[content, part(row)].append(row)
             looks[content, part(row)] = look
@@ -150,11 +152,16 @@ def _conflicts(subject: Subject, exact: Sequence[Sequence[Row]], near: Sequence[
 
 
 def _differing(subject: Subject, sets: Sequence[Sequence[Row]], column: str) -> dict[int, str]:
+    """Rows whose label is another than that of a row of their set with the same text; another text may ask something else."""
     rows: dict[int, str] = {}
     for members in sets:
-        labels = {row.number: row.labels.get(column, "") for row in members}
-        if len(set(labels.values()) - {""}) > 1:
-            rows |= {number: label for number, label in labels.items() if label}
+        asked: dict[str, dict[int, str]] = defaultdict(dict)
+        for row in members:
+            if label := row.labels.get(column):
+                asked[(subject.text(row) or "").strip()][row.number] = label
+        for labels in asked.values():
+            if len(set(map(same_name, labels.values()))) > 1:
+                rows |= labels
     return rows
 
 

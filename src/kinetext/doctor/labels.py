@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from kinetext.doctor.findings import Finding, counted, found, some
-from kinetext.doctor.subject import Subject
+from kinetext.doctor.subject import Subject, is_number
 from kinetext.manifest import SEPARATOR, Row
 
 RARE = 5  # rows; a class with fewer can hardly be learned, let alone measured
@@ -21,8 +21,12 @@ def check(subject: Subject) -> list[Finding]:
 
 
 def same_name(name: str) -> str:
-    """What stays of a class name without case, spaces and width: names that share it are meant to be one."""
-    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+    """What stays of a class name without case, spaces and width: names that share it are meant to be one.
+
+    A hyphen is a space only between words: -1 and 1, or A- and A, are two classes.
+    """
+    plain = unicodedata.normalize("NFKC", name).strip().casefold()
+    return plain if is_number(plain) else re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", plain)
 
 
 def _column(subject: Subject, column: str) -> list[Finding]:

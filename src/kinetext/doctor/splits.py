@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import accumulate
 
 from kinetext.doctor.findings import Finding, counted, found, some
 from kinetext.doctor.subject import Subject
@@ -43,9 +45,11 @@ def clips(subject: Subject, clip_of: Callable[[Row], Hashable]) -> list[Finding]
     for rows in places.values():
         if len({subject.split(row) for row in rows}) < 2:
             continue
-        overlapping = _overlapping(subject, rows)
-        for row in rows:
-            (same if row.number in overlapping else apart)[row.number] = f"{row.file}, {row.split}"
+        for split in SPLITS:
+            mine = [row for row in rows if subject.split(row) == split]
+            hit = meeting(mine, [row for row in rows if subject.split(row) != split])
+            for row in mine:
+                (same if row.number in hit else apart)[row.number] = f"{row.file}, {row.split}"
     return [
         *found(
             "duplicate-across-splits",
@@ -74,19 +78,26 @@ def _where(subject: Subject, keyed: Iterable[tuple[Row, Hashable]]) -> dict[Hash
     return places
 
 
-def _overlapping(subject: Subject, rows: list[Row]) -> set[int]:
-    """Rows whose stretch overlaps one of another split, found in one pass over their starts."""
-    hit: set[int] = set()
-    reach: dict[str, tuple[float, int]] = {}  # split -> where its stretches so far end, and the row that does
-    for row in sorted(rows, key=lambda row: row.start or 0.0):
-        for split, (until, number) in reach.items():
-            if split != subject.split(row) and (row.start or 0.0) < until:
-                hit |= {number, row.number}
-        end = math.inf if row.end is None else row.end
-        mine = subject.split(row)
-        if mine not in reach or end > reach[mine][0]:
-            reach[mine] = (end, row.number)
-    return hit
+def meeting(rows: Iterable[Row], others: Sequence[Row]) -> set[int]:
+    """Numbers of ``rows`` whose stretch overlaps one of ``others``, all of one file."""
+    ordered = sorted(others, key=_begin)
+    begins = [_begin(row) for row in ordered]
+    # where the furthest of those that begin so early ends
+    ends = list(accumulate((_end(row) for row in ordered), max))
+    found: set[int] = set()
+    for row in rows:
+        earlier = bisect_left(begins, _end(row))
+        if earlier and ends[earlier - 1] > _begin(row):
+            found.add(row.number)
+    return found
+
+
+def _begin(row: Row) -> float:
+    return row.start or 0.0
+
+
+def _end(row: Row) -> float:
+    return math.inf if row.end is None else row.end
 
 
 def _sizes(subject: Subject) -> list[Finding]:

@@ -103,7 +103,9 @@ class Subject:
         distinct = Counter(cells)
         if not 2 <= len(distinct) <= _MOST_CLASSES or 2 * len(distinct) > len(cells):
             return False
-        return max(map(len, distinct)) <= _LONGEST_NAME and not any("." in name and _number(name) for name in distinct)
+        return max(map(len, distinct)) <= _LONGEST_NAME and not any(
+            "." in name and is_number(name) for name in distinct
+        )
 
 
 def part(row: Row) -> Range:
@@ -111,7 +113,8 @@ def part(row: Row) -> Range:
     return row.start, row.end
 
 
-def _number(name: str) -> bool:
+def is_number(name: str) -> bool:
+    """Whether a name is a number, as Python reads one."""
     try:
         float(name)
     except ValueError:

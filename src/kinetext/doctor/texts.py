@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 
 from kinetext.doctor.findings import Finding, counted, found
+from kinetext.doctor.labels import same_name
 from kinetext.doctor.subject import Subject
 from kinetext.manifest import Row
 from kinetext.text import split
@@ -197,7 +198,7 @@ def _conflicts(subject: Subject, repeated: dict[str, list[int]], rows: dict[int,
     with_clip: dict[int, str] = {}
     for numbers in repeated.values():
         labels = {number: label for number in numbers if (label := rows[number].labels.get(column))}
-        if len(set(labels.values())) > 1:
+        if len(set(map(same_name, labels.values()))) > 1:
             for number, label in labels.items():
                 (with_clip if rows[number].file else alone)[number] = label
     return [
