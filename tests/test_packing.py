@@ -81,6 +81,26 @@ def test_the_split_of_a_pack_is_that_of_its_folder(root: Path, tmp_path: Path) -
     assert verify(tmp_path / "before") == []
 
 
+def test_the_split_of_a_folder_without_a_table_goes_along(root: Path, tmp_path: Path) -> None:
+    """The one in the folder, not one of the folder above it, which has nothing to do with it."""
+    clips = tmp_path / "above" / "clips"
+    for number in range(6):
+        (clips / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        (clips / "ab"[number % 2] / f"{number}.mp4").write_bytes((root / f"{number}.mp4").read_bytes())
+    Folder(root=str(clips))  # writes a split, of which the next lines make another
+    header, *lines = (clips / "splits.csv").read_text().splitlines()
+    cells = [line.rpartition(",") for line in lines]
+    other = [f"{name},{cells[at - 1][2]}" for at, (name, _, _) in enumerate(cells)]
+    (clips / "splits.csv").write_text("\n".join([header, *other, ""]))
+    data = Folder(root=str(clips))
+    pack(clips, tmp_path / "out", Packing(size=8, num_frames=1))
+    shards = Shards(root=str(tmp_path / "out"), num_frames=1, size=8)
+    assert [row.number for row in shards.rows] == [row.number for row in data.rows]
+    (clips / "splits.csv").rename(clips.parent / "splits.csv")
+    pack(clips, tmp_path / "without", Packing(size=8, num_frames=1))
+    assert sorted(path.name for path in clips.iterdir()) == ["a", "b"]
+
+
 def test_workers_change_no_byte(root: Path, whole: Path, tmp_path: Path) -> None:
     pack(root, tmp_path / "out", SMALL, workers=2)
     assert content(tmp_path / "out") == content(whole)

@@ -126,9 +126,7 @@ def pack(
             ``run`` are.
         RunError: there is no such run.
     """
-    rows = manifest.load(root, manifest=table or None)
-    if rows.path.with_name(manifest.SPLIT_TABLE).is_file():  # a split that was made for it goes along
-        rows = manifest.with_splits(rows, seed=0)
+    rows = manifest.with_stored_splits(manifest.load(root, manifest=table or None))
     codec = _Codec.of(run, packing) if run else None
     recipe = _recipe(rows, packing, codec)
     try:
