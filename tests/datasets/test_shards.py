@@ -275,6 +275,32 @@ def test_frames_as_pictures_and_our_own_tars_by_name(root: Path, exact: Path, tm
     assert torch.allclose(still.video[:, :, 4, 4].T, torch.tensor([1.0, -1.0, -1.0]).expand(2, 3), atol=0.02)
 
 
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("first", ["mp4", "npy"])
+def test_features_beside_a_clip_are_not_taken_for_it(root: Path, tmp_path: Path, own_cache: None, first: str) -> None:
+    array = io.BytesIO()
+    np.save(array, np.zeros((7, 5), np.float32))
+    members = {"mp4": (root / "a.mp4").read_bytes(), "npy": array.getvalue(), "json": b'{"split": "train"}'}
+    order = [first, *(name for name in members if name != first)]
+    write_tar(tmp_path / "mixed.tar", {f"s.{name}": members[name] for name in order})
+    mixed = Shards(root=str(tmp_path / "mixed.tar"), num_frames=4, size=16)
+    assert torch.equal(mixed[0].video, video.read_clip(root / "a.mp4", num_frames=4, size=16))  # type: ignore[arg-type]
+    assert mixed.fps == 1.0  # 4 frames of 4 seconds
+    write_tar(tmp_path / "features.tar", {f"s.{name}": members[name] for name in ("npy", "json")})
+    with pytest.raises(DataError, match=r"features.tar: .*/s: .*array of float32 \(7, 5\), expected uint8"):
+        _ = Shards(root=str(tmp_path / "features.tar"), num_frames=4, size=16)[0]
+    write_tar(tmp_path / "broken.tar", {"s.mp4": b"no video", "s.json": members["json"]})
+    with pytest.raises(DataError, match=r"broken.tar: .*/s: "):
+        Shards(root=str(tmp_path / "broken.tar"), num_frames=4, size=16)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -22,6 +22,7 @@ from kinetext.runtime import rng
 from kinetext.types import DataError, Sample
 
 _PROBED = 16  # clips that say whether all are equally long
+_ARRAY = "npy"  # the member with an exact clip, or with someone's features
 
 
 class Shards(Dataset):
@@ -190,9 +191,8 @@ class Shards(Dataset):
     def _clip(self, place: int, dice: torch.Generator) -> Tensor:
         """The square clip of a sample, before augmentation."""
         files = _members(self._piece(place))
-        stored = {name: data for name, data in files.items() if video.is_stored(name)}
-        if stored:
-            numbers = self.look.chosen(video.frames_of(stored), float(self.index.seconds[place]), dice)
+        if stored := _stored(files):
+            numbers = self.look.chosen(_frames(stored), float(self.index.seconds[place]), dice)
             clip = video.restore(stored, numbers, channels=self.look.channels)
             height, width = clip.shape[2:]
             if height != width or height < self.look.read_size:
@@ -210,8 +210,12 @@ class Shards(Dataset):
 
     def _seconds(self, place: int) -> float:
         """How long a clip is that was not packed; 0 where it is pictures."""
-        files = _members(self._piece(place))
-        return 0.0 if any(map(video.is_stored, files)) else video.probe(_file(files)).duration
+        try:
+            files = _members(self._piece(place))
+            return 0.0 if _stored(files) else video.probe(_file(files)).duration
+        except DataError as error:
+            shard, key = self.pieces.paths[self.index.shard[place]], tables.key_of(self.selected.table.rows[place])
+            raise DataError(f"{shard}: {key}: {error}") from error
 
     def _check_frames(self, root: str) -> None:
         """Refuses to show packed frames twice where the clip itself had more."""
@@ -258,7 +262,28 @@ def _members(piece: bytes) -> dict[str, memoryview]:
         raise DataError(f"no tar in its bytes ({error})") from error
 
 
+def _first(files: Mapping[str, memoryview]) -> str:
+    """The first video or picture among the members of a sample; an array is its clip only where there is neither."""
+    named = [name for name in files if webdataset.is_clip(name, video.SUFFIXES)]
+    return next((name for name in named if name != _ARRAY), _ARRAY)
+
+
+def _stored(files: Mapping[str, memoryview]) -> dict[str, memoryview]:
+    """The members that hold a clip in frames, or in an array; none where its clip is a file."""
+    first = _first(files)
+    if not video.is_stored(first):
+        return {}
+    return {name: data for name, data in files.items() if video.is_stored(name) and (name == first or name != _ARRAY)}
+
+
+def _frames(stored: Mapping[str, memoryview]) -> int:
+    try:
+        return video.frames_of(stored)
+    except ValueError as error:
+        raise DataError(f"its frames can't be decoded ({error})") from error
+
+
 def _file(files: Mapping[str, memoryview]) -> Path:
     """A file with the clip among the members of a sample."""
-    name = next(name for name in files if webdataset.is_clip(name, video.SUFFIXES))
+    name = _first(files)
     return video.as_file(files[name], f".{name.rpartition('.')[2]}")
