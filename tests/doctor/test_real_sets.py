@@ -36,7 +36,7 @@ def test_the_leak_of_ut_interaction_is_shown_and_gone(interaction: Report) -> No
     assert read.together.low < files.chance < files.together.low
     assert "bars" in ways["pad"].leaks(), "black bars are as wide as the crop was narrow"
     (said,) = [one for one in interaction.findings if one.code == "shortcut"]
-    assert "that is gone" in said.text
+    assert 'Read as squares of one size (fit = "squash"), it is not above chance: 15.0% [' in said.text
 
 
 def test_sixty_clips_are_sixty(interaction: Report) -> None:

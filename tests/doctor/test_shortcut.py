@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,51 @@ def test_groups_are_never_divided() -> None:
     (files,) = [one for one in shortcut.test(made) if one.way == "as files"]
     assert files.groups == 20
     assert files.leaks() == ()
+
+
+@pytest.mark.parametrize(("count", "rows"), [(3, 20), (5, 8)])
+def test_few_groups_of_noise(count: int, rows: int) -> None:
+    """Numbers that have nothing to do with the label: of 8 sets of eight such numbers, hardly one may be told to leak."""
+    told = 0
+    for seed in range(8):
+        dice = np.random.default_rng(seed)
+        held = [f"g{group}" for group in range(count) for _ in range(rows)]
+        asked = shortcut._Guesses([f"class {one}" for one in dice.integers(0, 3, len(held))], held)
+        told += any(asked.score(dice.normal(size=(len(held), 1)), 4).leaks for _ in range(8))
+    assert told <= 1
+
+
+def test_few_groups_with_a_leak() -> None:
+    labels = [f"class {number % 3}" for number in range(60)]
+    made = subject([(64 + 32 * int(one[-1]), 64) for one in labels], labels, [f"g{n // 20}" for n in range(60)])
+    (files,) = [one for one in shortcut.test(made) if one.way == "as files"]
+    assert files.groups == 3
+    assert set(files.leaks()) == {"resolution", "aspect"}
+
+
+def test_many_rows_of_few_groups_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three cameras with more rows each than are looked at: some of each, and the leak is found."""
+    monkeypatch.setattr(shortcut, "_MOST", 100)
+    labels = [f"class {number % 3}" for number in range(600)]
+    held = ["a"] * 20 + [f"camera {number % 3}" for number in range(580)]
+    made = subject([(64 + 32 * int(one[-1]), 64) for one in labels], labels, held)
+    (files,) = [one for one in shortcut.test(made) if one.way == "as files"]
+    assert (files.rows, files.groups) == (100, 4)
+    assert set(files.leaks()) == {"resolution", "aspect"}
+    looked_at = Counter(
+        row.group for row in shortcut._rows(made, "label", {row.number: row.group for row in made.rows})
+    )
+    assert looked_at["a"] == 20
+    assert max(looked_at.values()) - sorted(looked_at.values())[1] <= 1
+
+
+def test_what_is_too_little_is_said() -> None:
+    labels = ["short", "long"] * 30
+    made = subject([(64, 64)] * 60, labels, [f"g{n // 30}" for n in range(60)], [4, 16] * 30)
+    tested = shortcut.test(made)
+    assert tested == []
+    (said,) = shortcut.untested(made, tested)
+    assert (said.code, said.severity) == ("shortcut-untested", "note")
+    assert "60 labelled clips of 2 groups" in said.text
+    enough = drawn(0, leak=False)
+    assert shortcut.untested(enough, shortcut.test(enough)) == []

@@ -117,6 +117,7 @@ def examine(
     """
     plan = plan or Plan()
     examined = tables.examine(root, manifest=manifest, multi=plan.multi)
+    plan = replace(plan, multi=examined.table.multi)
     with _line(bar, "files") as progress:
         facts = survey(root, _ranges(examined), cache=cache, processes=processes, progress=progress)
     subject = Subject(examined.table, plan, examined.problems, facts)
@@ -131,7 +132,7 @@ def examine(
     ]
     with _line(bar, "shortcuts") as progress:
         shortcuts = shortcut.test(subject, progress)
-    checks += shortcut.findings(shortcuts)
+    checks += [*shortcut.findings(shortcuts), *shortcut.untested(subject, shortcuts)]
     return Report(examined, subject, tuple(ordered(checks)), labels.balance(subject), tuple(shortcuts))
 
 

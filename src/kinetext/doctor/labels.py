@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from kinetext.doctor.findings import Finding, counted, found, some
-from kinetext.doctor.subject import Subject, is_number
-from kinetext.manifest import SEPARATOR, Row
+from kinetext.doctor.subject import Subject
+from kinetext.manifest import SEPARATOR, Row, as_number
 
 RARE = 5  # rows; a class with fewer can hardly be learned, let alone measured
 _STRAY = 0.1  # of the median class: an index at the edge that is rarer is a slip
@@ -26,7 +26,7 @@ def same_name(name: str) -> str:
     A hyphen is a space only between words: -1 and 1, or A- and A, are two classes.
     """
     plain = unicodedata.normalize("NFKC", name).strip().casefold()
-    return plain if is_number(plain) else re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", plain)
+    return plain if as_number(plain) is not None else re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", plain)
 
 
 def _column(subject: Subject, column: str) -> list[Finding]:

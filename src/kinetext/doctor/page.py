@@ -118,7 +118,7 @@ def _shortcuts(shortcuts: Sequence[Shortcut]) -> dict[str, str]:
             charts[one.column] = (
                 f"<p>How often the label is guessed right in held-out groups ({counted(one.groups, 'group')}, "
                 f"{counted(one.rows, 'row')}) from this alone. The line is the majority class, {one.chance:.1%}; a bar is the "
-                "99 % interval, and orange where all of it is above the line.</p>"
+                "99 % interval, and orange where the label is told above chance.</p>"
             )
         title = "as files" if one.way == "as files" else f'as read with fit = "{one.way}"'
         chosen = " (this is how clips are read)" if one.recommended else ""
@@ -129,10 +129,9 @@ def _shortcuts(shortcuts: Sequence[Shortcut]) -> dict[str, str]:
 
 
 def _bar(name: str, score: Score, one: Shortcut) -> str:
-    leaks = score.low > one.chance
     return (
         f'<div class="bar"><span>{html.escape(name)}</span><div class="track">'
-        f'<i class="{"leak" if leaks else "calm"}" style="left:{100 * score.low:.1f}%;width:{100 * (score.high - score.low):.1f}%"></i>'
+        f'<i class="{"leak" if score.leaks else "calm"}" style="left:{100 * score.low:.1f}%;width:{100 * (score.high - score.low):.1f}%"></i>'
         f'<b style="left:{100 * score.accuracy:.1f}%"></b><u style="left:{100 * one.chance:.1f}%"></u></div>'
         f"<span>{score.accuracy:.1%} [{score.low:.1%}, {score.high:.1%}]</span></div>"
     )

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
+from torch import Tensor
 
 from kinetext.doctor.files import frames_of
-from kinetext.doctor.findings import Finding
+from kinetext.doctor.findings import Finding, counted
 from kinetext.doctor.subject import Subject
 from kinetext.manifest import Row, groups
 from kinetext.resampling import intervals
@@ -32,11 +33,14 @@ TOGETHER = "these together"
 FITS: tuple[Fit, ...] = ("squash", "crop", "pad")
 MARGIN = 0.02  # above the majority class; less may be true, and does not matter
 _FEWEST = 20  # labelled clips; below, nothing can be said
-_MOST = 4000  # rows that are looked at, whole groups
+_LEAST_GROUPS = 3
+_MOST = 4000  # rows that are looked at, as many of each group as it has
 _ONE_OUT = 10  # groups up to which each is held out once
 _FOLDS = 5  # of more groups
 _TREES, _TREES_OF_ONE = 64, 8
 _LEVEL = 0.99  # of an interval: some ten features are tried a column
+_FEW_GROUPS = 8  # resamples of fewer are too much alike for an interval; labels are shuffled inside them, too
+_SHUFFLES = 999
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,14 @@ class Score:
         balanced: the mean over classes of how often each is guessed right.
         low: the lower end of the 99 % interval of ``accuracy``, from resamples by group.
         high: its upper end.
+        leaks: whether the labels are told above chance: see ``_Guesses``.
     """
 
     accuracy: float
     balanced: float
     low: float
     high: float
+    leaks: bool
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,8 @@ class Shortcut:
 
     def leaks(self) -> tuple[str, ...]:
         """Features that predict the label above chance, best first; ``TOGETHER`` where only they do."""
-        found = [name for name, score in self.alone.items() if score.low > self.chance + MARGIN]
-        if self.together and self.together.low > self.chance + MARGIN and not found:
+        found = [name for name, score in self.alone.items() if score.leaks]
+        if self.together and self.together.leaks and not found:
             return (TOGETHER,)
         return tuple(sorted(found, key=lambda name: -self.alone[name].accuracy))
 
@@ -107,20 +113,18 @@ def test(subject: Subject, progress: Progress | None = None) -> list[Shortcut]:
 
 
 def _rows(subject: Subject, column: str, names: Mapping[int, str]) -> list[Row]:
-    """Rows with a look and a label; of very many, as many groups as fit."""
+    """Rows with a look and a label; of very many, as many of each group as fit, drawn."""
     rows = [row for row in subject.rows if row.labels.get(column) and subject.look(row)]
     if len(rows) <= _MOST:
         return rows
-    sizes = Counter(names[row.number] for row in rows)
-    order = list(sizes)
-    np.random.default_rng(0).shuffle(order)
-    taken: set[str] = set()
-    left = _MOST
-    for name in order:
-        if sizes[name] <= left:
-            left -= sizes[name]
-            taken.add(name)
-    return [row for row in rows if names[row.number] in taken]
+    drawn = np.random.default_rng(0).permutation(len(rows)).tolist()
+    before: Counter[str] = Counter()
+    turns = {}  # a row's place -> how many of its group were drawn before it
+    for place in drawn:
+        name = names[rows[place].number]
+        turns[place] = before[name]
+        before[name] += 1
+    return [rows[place] for place in sorted(sorted(drawn, key=lambda place: turns[place])[:_MOST])]
 
 
 def _test(subject: Subject, column: str, rows: Sequence[Row], asked: _Guesses, way: Fit | None) -> Shortcut:
@@ -185,7 +189,12 @@ def _folds(labels: NDArray[np.str_], held: NDArray[np.str_]) -> list[Fold]:
 
 
 class _Guesses:
-    """Labels to be guessed, in folds that keep groups whole."""
+    """Labels to be guessed, in folds that keep groups whole.
+
+    They are told above chance where the 99 % interval of how much more often guesses are right than the majority class,
+    from resamples by group, begins above ``MARGIN``. Of few groups that interval is too narrow; then guesses must also be
+    right more often than with labels shuffled inside their groups, in all but 1 of 200 shuffles.
+    """
 
     def __init__(self, labels: Sequence[str], held: Sequence[str]) -> None:
         self.labels, self.held = np.array(labels), np.array(held)
@@ -195,7 +204,7 @@ class _Guesses:
 
     def are_enough(self) -> bool:
         """Whether anything can be said of them."""
-        return len(self.labels) >= _FEWEST and len(self.counts) > 1 and self.groups > 2
+        return len(self.labels) >= _FEWEST and len(self.counts) > 1 and self.groups >= _LEAST_GROUPS
 
     @property
     def chance(self) -> float:
@@ -218,12 +227,29 @@ class _Guesses:
             guessed[asked] = forest.predict(x[asked])
         right = guessed == self.labels
         balanced = float(np.mean([right[self.labels == name].mean() for name in self.counts]))
-        hits = torch.from_numpy(right.astype(np.float64))
-        ends = intervals(
-            self.held.tolist(), lambda weight: {"accuracy": float((weight * hits).sum() / weight.sum())}, level=_LEVEL
-        )
-        low, high = ends["accuracy"]
-        return Score(float(right.mean()), balanced, low, high)
+        majority = self.labels == self.counts.most_common(1)[0][0]
+        columns = torch.from_numpy(np.stack([right, majority, np.ones_like(right)], 1).astype(np.float64))
+
+        def of(weight: Tensor) -> dict[str, float]:
+            hits, often, rows = (weight @ columns).tolist()
+            return {"accuracy": hits / rows, "gain": (hits - often) / rows}
+
+        ends = intervals(self.held.tolist(), of, level=_LEVEL)
+        leaks = ends["gain"][0] > MARGIN and (self.groups >= _FEW_GROUPS or self._beats_shuffles(guessed))
+        return Score(float(right.mean()), balanced, *ends["accuracy"], leaks)
+
+    def _beats_shuffles(self, guessed: NDArray[np.str_]) -> bool:
+        """Whether so many guesses are right by chance in less than 1 of 200 shuffles of the labels inside each group
+        (a permutation test; Good 2005, chapter 3). Guesses of a group don't depend on its own labels.
+        """
+        dice = np.random.default_rng(0)
+        members = [np.flatnonzero(self.held == name) for name in dict.fromkeys(self.held.tolist())]
+        right = int((guessed == self.labels).sum())
+        as_many = 0
+        for _ in range(_SHUFFLES):
+            hits = sum(int((guessed[rows] == self.labels[dice.permutation(rows)]).sum()) for rows in members)
+            as_many += hits >= right
+        return (as_many + 1) / (_SHUFFLES + 1) < (1 - _LEVEL) / 2
 
 
 def findings(shortcuts: Sequence[Shortcut]) -> list[Finding]:
@@ -257,6 +283,24 @@ def findings(shortcuts: Sequence[Shortcut]) -> list[Finding]:
     return said
 
 
+def untested(subject: Subject, tested: Sequence[Shortcut]) -> list[Finding]:
+    """Columns of which too few clips or groups have a label for anything to be said."""
+    names = dict(zip([row.number for row in subject.rows], groups(subject.rows), strict=True))
+    said = []
+    for column in subject.columns:
+        if column in subject.plan.multi or any(one.column == column for one in tested):
+            continue
+        held = [names[row.number] for row in subject.rows if row.labels.get(column) and subject.look(row)]
+        if held:
+            text = (
+                f"{column}: {counted(len(held), 'labelled clip')} of {counted(len(set(held)), 'group')} are too few, or of one "
+                "class, so that shortcuts were not looked for."
+            )
+            advice = f"From {_FEWEST} clips of {_LEAST_GROUPS} groups on, something can be said; see the column group."
+            said.append(Finding("shortcut-untested", "note", text, advice, column=column))
+    return said
+
+
 def _told(one: Shortcut) -> str:
     """Which features tell, and how well all of them do."""
     assert one.together is not None
@@ -277,4 +321,9 @@ def _afterwards(read: Shortcut | None) -> str:
     if read is None:
         return ""
     how = f'Read as squares of one size (fit = "{read.way}")'
-    return f"{how}, some of it is still there." if read.leaks() else f"{how}, that is gone."
+    if read.leaks():
+        return f"{how}, some of it is still there."
+    score = read.together
+    if score is None:
+        return f"{how}, clips differ in none of it."
+    return f"{how}, it is not above chance: {score.accuracy:.1%} [{score.low:.1%}, {score.high:.1%}]."

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from kinetext.doctor.looking import Look
 from kinetext.doctor.survey import Facts, Range
-from kinetext.manifest import RESERVED, Manifest, Row
+from kinetext.manifest import RESERVED, Manifest, Row, is_classes
 from kinetext.text import TokenizerName
 from kinetext.video import Fit
-
-_MOST_CLASSES = 1000
-_LONGEST_NAME = 80  # characters of a class; what is longer is a text
 
 
 @dataclass(frozen=True)
@@ -98,25 +94,11 @@ class Subject:
         return one if isinstance(one, Look) else None
 
     def _has_classes(self, column: str) -> bool:
-        """Whether a column looks like labels: names that come again, neither vectors nor texts nor numbers of a scale."""
-        cells = [cell for row in self.rows if (cell := row.labels.get(column))]
-        distinct = Counter(cells)
-        if not 2 <= len(distinct) <= _MOST_CLASSES or 2 * len(distinct) > len(cells):
-            return False
-        return max(map(len, distinct)) <= _LONGEST_NAME and not any(
-            "." in name and is_number(name) for name in distinct
-        )
+        """Whether a column looks like labels, and tells rows apart."""
+        names = {name for row in self.rows for name in self.names(row, column)}
+        return len(names) > 1 and is_classes(self.table, column)
 
 
 def part(row: Row) -> Range:
     """The stretch of its file that a row names."""
     return row.start, row.end
-
-
-def is_number(name: str) -> bool:
-    """Whether a name is a number, as Python reads one."""
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
