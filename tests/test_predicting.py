@@ -14,7 +14,7 @@ from kinetext import train
 from kinetext.apps import predicting
 from kinetext.config import Recipe
 from kinetext.pipeline import Pipeline
-from kinetext.types import DataError
+from kinetext.types import DataError, RunError
 
 RECIPE = """
 task.name = "classification"
@@ -108,6 +108,39 @@ def test_what_can_not_be_predicted_is_said(pipeline: Pipeline, clips: Path, tmp_
     (tmp_path / ".said.csv.part").write_text('{"source": "elsewhere"}\n')
     with pytest.raises(DataError, match="belongs to another source, other rows or other weights"):
         predicting.predict(pipeline, clips, tmp_path / "said.csv")
+
+
+def trained(clips: Path, tmp_path: Path, header: str, targets: str) -> Pipeline:
+    """A model of the clips under another header."""
+    table = clips / "metadata.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()[1:]
+    table.write_text("\n".join([header, *lines]), encoding="utf-8")
+    recipe = Recipe.parse(RECIPE, [f"data.root={clips}", f"data.targets={targets}"])
+    return Pipeline.load(train.start(recipe, tmp_path / "run", quiet=True).path)
+
+
+def test_a_column_of_labels_may_be_called_error(clips: Path, tmp_path: Path) -> None:
+    pipeline = trained(clips, tmp_path, "file_name,text,error,score,group,place", '["error"]')
+    (clips / "3.mp4").write_bytes(b"not a clip")
+    done = predicting.predict(pipeline, clips, tmp_path / "said.csv")
+    rows = read(done.path)
+    assert (done.failed, done.why) == (1, "error_")
+    assert {row["error"] for number, row in enumerate(rows) if number != 3} <= {"dark", "light"}
+    assert rows[3]["error"] == "" and "3.mp4" in rows[3]["error_"]
+    assert not any(row["error_"] for number, row in enumerate(rows) if number != 3)
+
+
+def test_columns_that_would_be_called_alike_are_refused(clips: Path, tmp_path: Path) -> None:
+    pipeline = trained(clips, tmp_path, "file_name,text,shade,shade/dark,group,place", '["shade", "shade/dark"]')
+    with pytest.raises(RunError, match="two columns 'shade/dark'"):
+        predicting.predict(pipeline, clips, tmp_path / "said.csv")
+
+
+def test_a_carriage_return_in_a_text_stays_in_its_cell(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
+    table = (clips / "metadata.csv").read_text().replace("clip number 1", '"one\rtwo"')
+    (clips / "metadata.csv").write_text(table, encoding="utf-8", newline="")
+    rows = read(predicting.predict(pipeline, clips, tmp_path / "said.csv").path)
+    assert len(rows) == 9 and rows[1]["text"] == "one\rtwo"
 
 
 def test_stopped_twice_at_once_it_still_goes_on(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,22 +18,24 @@ import pyarrow.parquet
 
 from kinetext import assemble, cluster, manifest, video
 from kinetext.checkpoint import write_text
-from kinetext.manifest import Row
+from kinetext.manifest import Row, writing
 from kinetext.pipeline import Answer, Pipeline
 from kinetext.runtime import whole_file
 from kinetext.types import DataError, KinetextError, Modality, Progress, RunError, Sample, joined
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 BATCH = 16
+_GIVEN = ("file_name", "text", "start", "end")  # columns that say which row it is
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """Where a table was written, how many rows it has, and how many of them say what went wrong instead."""
+    """Where a table was written, how many rows it has, how many of them say what went wrong instead, and in which column."""
 
     path: Path
     rows: int
     failed: int
+    why: str
 
 
 def predict(
@@ -47,7 +49,8 @@ def predict(
 ) -> Predicted:
     """Reads every row of ``source`` and writes ``out``: a row each, with its file, text, start and end, then for a column
     of labels the class, ``COLUMN/CLASS`` for the probability of every class, or for a column of numbers the number. A row
-    that can't be read has empty cells, and says why in the column ``error``.
+    that can't be read has empty cells, and says why in the column ``error``
+    (``error_`` where the model has a column of labels of that name).
 
     What is done stands in ``.OUT.part``, line by line: interrupted, the same call goes on there. The table appears when
     all rows are in it.
@@ -61,7 +64,8 @@ def predict(
 
     Raises:
         DataError: ``source`` can't be read, ``out`` can't be written, or the part belongs to something else.
-        RunError: the model neither classifies nor predicts numbers; or Ray is not there.
+        RunError: the model neither classifies nor predicts numbers, or two columns of the table would have one name; or
+            Ray is not there.
     """
     if out.suffix not in FORMATS:
         raise DataError(f"out: {out}, expected a name that ends in {joined(FORMATS)}")
@@ -87,7 +91,7 @@ def predict(
         part.unlink()
     except OSError as error:
         raise DataError(f"{out}: can't be written ({error}); what is done is kept in {part.name}") from error
-    return Predicted(out, len(done), sum(bool(line["error"]) for line in done))
+    return Predicted(out, len(done), sum(bool(line[reads.why]) for line in done), reads.why)
 
 
 class _Reader:
@@ -111,6 +115,11 @@ class _Reader:
             if modality in pipeline.run.meta.vector_dims
         }
         self.blank = [n for c in self.targets for n in (c.name, *(f"{c.name}/{k}" for k in c.classes))]
+        if twice := [name for name, count in Counter((*_GIVEN, *self.blank)).items() if count > 1]:
+            raise RunError(f"{pipeline.name}: its answers would be two columns {twice[0]!r}, expected one of each name")
+        self.why = "error"
+        while self.why in self.blank:
+            self.why += "_"
 
     def lines(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         """A line for each row; a row that fails takes no other with it."""
@@ -150,13 +159,13 @@ class _Reader:
 
     def line(self, row: Row, answer: Answer | str) -> dict[str, Any]:
         """The line of a row, of what was answered or why nothing was."""
-        line: dict[str, Any] = {"file_name": row.file, "text": row.text, "start": row.start, "end": row.end}
+        line: dict[str, Any] = dict(zip(_GIVEN, (row.file, row.text, row.start, row.end), strict=True))
         cells: dict[str, Any] = dict.fromkeys(self.blank)
         if not isinstance(answer, str):
             several = {c.name for c in self.targets if c.multi}
             for column, said in answer.items():
                 cells |= _cells(column, said, column in several)
-        return {**line, **cells, "error": answer if isinstance(answer, str) else None}
+        return {**line, **cells, self.why: answer if isinstance(answer, str) else None}
 
 
 def _spread(reads: _Reader, chunks: Sequence[Sequence[Row]], workers: int | None) -> Generator[list[dict[str, Any]]]:
@@ -237,8 +246,5 @@ def _write(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     with whole_file(out) as temporary:
         if out.suffix == ".parquet":
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(line) for line in lines]), temporary)
-            return
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-            table.writeheader()
-            table.writerows(lines)
+        else:
+            writing.write_csv(temporary, list(lines[0]), (line.values() for line in lines))

@@ -76,7 +76,7 @@ def predict(
             done = predicting.predict(pipeline, source, out, progress, ray=ray, workers=workers)
         typer.echo(done.path)
         if done.failed:
-            _say(f"{done.failed} of {done.rows} rows could not be read; the column error says why")
+            _say(f"{done.failed} of {done.rows} rows could not be read; the column {done.why} says why")
             raise typer.Exit(1)
         return
     answer = pipeline.predict(text, video)[0]
