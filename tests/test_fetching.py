@@ -18,6 +18,7 @@ import torch
 from kinetext import video
 from kinetext.datasets.folder import Folder
 from kinetext.manifest import fetch, fetching, load, place
+from kinetext.runtime import whole_file
 from kinetext.types import DataError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -177,6 +178,30 @@ def test_processes_that_want_one_file_fetch_it_once(server: Server) -> None:
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0].strip() for process in running] == [str(len(BODY))] * 2
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "...", ".mp4", "..%2f..%2fa.mp4", "视频" * 60 + ".mp4", "a" * 300 + ".mp4"]
+)
+def test_any_name_becomes_a_file(server: Server, name: str) -> None:
+    """A folder holds names of 255 bytes, and temporary ones are longer than the file's own."""
+    server.body = b"clip"
+    path = fetching.cached(server.url("clips/" + name))
+    assert path.parent.parent == fetching.cached(server.url()).parent.parent
+    assert not path.name.startswith(".")
+    assert len(path.name.encode()) <= 80
+    assert path.suffix == (".mp4" if len(name) > 4 else "")
+    path.parent.mkdir(parents=True)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"clip")
+    assert left(path) == {path.name}
+
+
+def test_what_is_too_large_is_not_kept(server: Server) -> None:
+    server.named = False  # so that it is known only from what arrives
+    with pytest.raises(DataError, match=r"has more than 3,000,000 bytes"):
+        fetch(server.url(), limit=3_000_000)
+    assert left(fetching.cached(server.url())) == set()
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,28 @@ def test_meld(tmp_path: Path) -> None:
     assert one.rows == {"rows": 1, "val": 1}
 
 
+def test_a_file_of_another_part_is_no_file_of_this_one(tmp_path: Path) -> None:
+    """The only file of that name is of train; an entry of dev that has none must not take it."""
+    utterance = "1,Hi,Joey,joy,positive,0,{},1,1,0,1\n"
+    lists = tree(
+        tmp_path / "lists",
+        {
+            "train_sent_emo.csv": MELD + utterance.format(0),
+            "dev_sent_emo.csv": MELD + utterance.format(0) + utterance.format(1),
+            "test_sent_emo.csv": MELD + utterance.format(2),
+        },
+    )
+    videos = tree(tmp_path / "latest", "train_splits/dia0_utt0.mp4 dev_splits/dia0_utt1.mp4 contest/dia0_utt2.mp4")
+    with pytest.raises(DataError, match=r"1 files are not in .*: dia0_utt0"):
+        convert("meld", lists, videos, None)
+    made = table("meld", lists, videos, missing="skip")
+    assert [(row.file, row.split) for row in made.rows] == [
+        ("train_splits/dia0_utt0.mp4", "train"),
+        ("dev_splits/dia0_utt1.mp4", "val"),
+        ("contest/dia0_utt2.mp4", "test"),  # a folder that says nothing
+    ]
+
+
 def test_files_that_can_not_be_told_apart_are_refused(tmp_path: Path) -> None:
     tree(tmp_path, {"train_sent_emo.csv": MELD + "1,Hi,Joey,joy,positive,0,0,1,1,0,1\n"})
     videos = tree(tmp_path / "v", "a/dia0_utt0.mp4 b/dia0_utt0.mp4")

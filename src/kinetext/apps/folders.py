@@ -68,7 +68,7 @@ def show(folder: Path, sheet: Path, num: int) -> list[tuple[str, str, str, str]]
     """
     if not 1 <= num <= 200:
         raise DataError(f"num: {num}, expected 1 to 200")
-    rows = manifest.load(folder).rows
+    rows = manifest.load(folder, multi=None).rows
     chosen = [rows[i * len(rows) // min(num, len(rows))] for i in range(min(num, len(rows)))]
     clips = [
         video.read_clip(

@@ -151,32 +151,24 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _column(table: Manifest, column: str) -> dict[str, Any]:
-    cells = [row.labels.get(column, "") for row in table.rows]
-    filled = [cell for cell in cells if cell]
-    found: dict[str, Any] = {"rows": len(filled), "different": len(set(filled))}
+    filled = [cell for row in table.rows if (cell := row.labels.get(column))]
+    different = {name for row in table.rows for name in table.names(row, column)}
+    found: dict[str, Any] = {"rows": len(filled), "different": len(different)}
     if manifest.is_classes(table, column):
-        counts: dict[str, Counter[str]] = {name: Counter() for name in sorted(set(filled))}
-        for row, cell in zip(table.rows, cells, strict=True):
-            if cell:
-                counts[cell][row.split] += 1
+        counts: dict[str, Counter[str]] = {name: Counter() for name in sorted(different)}
+        for row in table.rows:
+            for name in table.names(row, column):
+                counts[name][row.split] += 1
         found["classes"] = {
             name: {"rows": counter.total(), **{s: counter[s] for s in SPLITS if counter[s]}}
             for name, counter in counts.items()
         }
         return found
-    values = [_as_number(cell) for cell in filled]
+    values = [manifest.as_number(cell) for cell in filled]
     numbers = [value for value in values if value is not None]
     if numbers and len(numbers) == len(filled):
         found["numbers"] = _spread(numbers)
     return found
-
-
-def _as_number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None
 
 
 def _probed(root: Path, files: Sequence[str], progress: Progress | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from kinetext.manifest.examining import Examined, examine
 from kinetext.manifest.fetching import fetch, place
 from kinetext.manifest.layouts import has_pairs
 from kinetext.manifest.reading import TABLES
-from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split, is_elsewhere
+from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split, as_number, is_elsewhere
 from kinetext.manifest.selection import Selection, key_of
 from kinetext.manifest.splits import SPLIT_TABLE, groups, with_fold, with_splits, with_stored_splits, with_val
 from kinetext.manifest.table import Manifest, is_classes, load, numbers, open_source
@@ -29,6 +29,7 @@ __all__ = [
     "Selection",
     "Split",
     "Vectors",
+    "as_number",
     "divide",
     "examine",
     "fetch",

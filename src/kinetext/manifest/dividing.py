@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 
 from kinetext.manifest.reading import near
-from kinetext.manifest.rows import RESERVED, SPLITS, Row, Split
+from kinetext.manifest.rows import RESERVED, SPLITS, Row, Split, as_number
 from kinetext.manifest.splits import by_size, groups
 from kinetext.manifest.table import Manifest
 from kinetext.runtime import seed_of
@@ -156,7 +156,7 @@ def _times(manifest: Manifest, column: str) -> list[float]:
     if column not in known:
         raise DataError(f"time: {manifest.path} has no column {column!r}{near(column, known)}; it has {joined(known)}")
     cells = [row.labels.get(column, "") for row in manifest.rows]
-    read = _number if all(_number(cell) is not None for cell in cells) else _date
+    read = as_number if all(as_number(cell) is not None for cell in cells) else _date
     found = []
     for row, cell in zip(manifest.rows, cells, strict=True):
         value = read(cell)
@@ -167,14 +167,6 @@ def _times(manifest: Manifest, column: str) -> list[float]:
             )
         found.append(value)
     return found
-
-
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None
 
 
 def _date(cell: str) -> float | None:

@@ -20,6 +20,7 @@ from kinetext.types import DataError, joined
 LIMIT = 16 * 2**30  # bytes of one file; shards are large
 BLOCK = 2**20
 ATTEMPTS = 3
+_LONGEST_NAME = 80  # bytes of a copy's name, with room for those of temporary files: most disks allow 255
 SECONDS = 60.0  # that a server may say nothing
 # what reaches a protocol, where fsspec alone does not
 PACKAGES: Mapping[str, str] = {
@@ -70,8 +71,9 @@ def fetch(url: str, *, limit: int = LIMIT) -> Path:
 
 def cached(url: str) -> Path:
     """Where the copy of a file from elsewhere is, or would be: its name's own ending tells readers what it is."""
-    name = re.sub(r"[^\w.\-]+", "_", re.split(r"[?#]", url)[0].rpartition("/")[2])[-80:] or "file"
-    return cache_folder() / "files" / hashlib.sha256(url.encode()).hexdigest()[:24] / name
+    name = re.sub(r"[^\w.\-]+", "_", re.split(r"[?#]", url)[0].rpartition("/")[2])
+    short = name.encode()[-_LONGEST_NAME:].decode(errors="ignore").lstrip(".")  # "..", too, is a name of no file
+    return cache_folder() / "files" / hashlib.sha256(url.encode()).hexdigest()[:24] / (short or "file")
 
 
 class _Fetch:
@@ -117,6 +119,7 @@ class _Fetch:
             for piece in pieces:
                 have += len(piece)
                 if have > self.limit:
+                    self._forget()
                     raise DataError(f"{self.url}: has more than {self.limit:,} bytes, the most that is fetched")
                 copy.write(piece)
         size = promised["size"]
@@ -124,6 +127,10 @@ class _Fetch:
             if have > size:
                 self.part.unlink()
             raise _Broken(f"{have:,} bytes arrived of {size:,}")
+
+    def _forget(self) -> None:
+        self.part.unlink()
+        self.note.unlink()
 
     def _kept(self, promised: Mapping[str, Any]) -> int:
         """Bytes there are of an earlier attempt at the same file."""

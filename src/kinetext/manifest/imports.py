@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from kinetext.manifest.reading import Raw
 from kinetext.manifest.rows import RESERVED, check_row
 from kinetext.types import DataError, joined
 
+_PARTS = ("train", "dev", "test")
 _SHOWN = 5  # entries that one message names
 
 
@@ -124,9 +126,8 @@ class _Files:
                 for path in self._by_stem.get(parts[-1], ())
                 if path.parts[:-1][len(path.parts) - len(parts) :] == parts[:-1]
             ]
-            if len(found) > 1 and entry.folder:
-                inside = [path for path in found if any(entry.folder in part.lower() for part in path.parts[:-1])]
-                found = inside or found
+            if entry.folder:
+                found = _of_part(found, entry.folder)
             if len(found) > 1:
                 raise DataError(
                     f"{entry.where}: {len(found)} files are named {name}: {_some([str(path) for path in found])}; name the "
@@ -135,6 +136,19 @@ class _Files:
             if found:
                 return str(found[0]), dict(cells)
         return None
+
+
+def _of_part(found: Sequence[PurePosixPath], part: str) -> list[PurePosixPath]:
+    """The files in folders of a part; where there are none, those in folders that name no part at all."""
+    words = {path: _words(path) for path in found}
+    own = [path for path in found if part in words[path]]
+    return own or [path for path in found if not words[path]]
+
+
+def _words(path: PurePosixPath) -> set[str]:
+    """The parts that the names of its folders speak of, such as test in "output_repeated_splits_test"."""
+    words = re.findall(r"[^\W\d_]+", "/".join(path.parts[:-1]).lower())
+    return {part for part in _PARTS if any(word.startswith(part) for word in words)}
 
 
 def _clips(root: Path) -> Iterator[PurePosixPath]:

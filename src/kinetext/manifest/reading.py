@@ -38,6 +38,11 @@ class Raw:
     cells: tuple[Sequence[object], ...]
     layout: Literal["table", "pairs", "classes"] = "table"
 
+    def lists(self) -> tuple[str, ...]:
+        """The columns with lists: label columns whose cells hold several classes."""
+        columns = zip(self.columns, self.cells, strict=True)
+        return tuple(name for name, cells in columns if name not in RESERVED and list in map(type, cells))
+
     def rows(self) -> list[dict[str, object]]:
         """Column -> cell of every row."""
         return [dict(zip(self.columns, cells, strict=True)) for cells in zip(*self.cells, strict=True)]
@@ -110,7 +115,7 @@ def _read_csv(path: Path) -> Raw:
     if set(map(len, lines)) - {len(header)}:
         number, line = next((n, line) for n, line in enumerate(lines, 1) if len(line) != len(header))
         raise DataError(f"{path}: row {number} has {len(line)} cells, expected the header's {len(header)}")
-    _once(path, header)
+    check_once(path, header)
     return Raw(tuple(header), tuple(zip(*lines, strict=True)) if lines else ((),) * len(header))
 
 
@@ -127,7 +132,7 @@ def _read_jsonl(path: Path) -> Raw:
             raise DataError(f"{path}: line {number} is not JSON ({error})") from error
         if not isinstance(row, dict):
             if line.lstrip().startswith("{"):
-                _once(path, [name for name, _ in row])
+                check_once(path, [name for name, _ in row])
             raise DataError(f"{path}: line {number} is {line.strip()[:20]!r}, expected an object")
         if row.keys() != columns.keys():
             columns |= dict.fromkeys(row)
@@ -152,7 +157,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | list[tuple[str, An
 
 def _read_parquet(path: Path) -> Raw:
     table = pyarrow.parquet.ParquetFile(path).read()
-    _once(path, table.column_names)
+    check_once(path, table.column_names)
     return Raw(tuple(table.column_names), tuple(_cells(column) for column in table.columns))
 
 
@@ -175,7 +180,8 @@ _READERS: Mapping[str, Callable[[Path], Raw]] = {
 }
 
 
-def _once(path: Path, columns: Sequence[str]) -> None:
+def check_once(path: Path, columns: Sequence[str]) -> None:
+    """Refuses a table that has a column twice."""
     twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} is there {columns.count(twice[0])} times, expected once")

@@ -110,15 +110,21 @@ def is_empty(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def as_number(cell: str) -> float | None:
+    """The finite number that stands in a cell; None where there is none."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def _number(name: str, cell: str, found: list[str]) -> float | None:
     """A number >= 0, or None where there is none."""
     if not cell:
         return None
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if 0 <= value < math.inf:
+    value = as_number(cell)
+    if value is not None and value >= 0:
         return value
     found.append(f"{name} {cell!r}, expected a number, 0 or more")
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,10 +11,11 @@ from typing import Literal
 
 from kinetext.manifest import columns as by_column
 from kinetext.manifest.reading import Raw, check_columns, find, near, no_collector, read
-from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split, check_row, escapes, is_elsewhere
+from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split, as_number, check_row, escapes, is_elsewhere
 from kinetext.types import DataError, joined
 
-_MOST_CLASSES = 50  # of a column that is taken for one of classes where nobody says
+_MOST_CLASSES = 1000  # of a column that is taken for one of classes where nobody says
+_LONGEST_NAME = 80  # characters of a class; what is longer is a text
 _SHOWN = 5  # problems that one message names
 _STATS = 16  # files of one folder that are asked for one by one; more are looked for in a listing of the folder
 
@@ -69,7 +69,7 @@ class Manifest:
 
 @no_collector()
 def load(
-    root: str | Path, *, manifest: str | Path | None = None, multi: Sequence[str] = (), whole: bool = True
+    root: str | Path, *, manifest: str | Path | None = None, multi: Sequence[str] | None = (), whole: bool = True
 ) -> Manifest:
     """Reads and checks the table of a folder, or a folder without one whose layout says what its clips are.
 
@@ -77,7 +77,8 @@ def load(
         root: the folder.
         manifest: the table, relative to ``root`` or absolute; None looks for metadata.csv, .jsonl or .parquet, then for
             texts beside clips (a.mp4 and a.txt) or class folders (wave/a.mp4), in folders train, val and test or not.
-        multi: label columns whose cells hold several classes, separated by "|" (or lists, in jsonl and parquet).
+        multi: label columns whose cells hold several classes, separated by "|" (or lists, in jsonl and parquet); None is
+            those with lists.
         whole: whether it is to be learned from: every column of ``multi`` and every file has to be there.
 
     Raises:
@@ -86,6 +87,7 @@ def load(
     root = Path(root)
     path = find(root, manifest)
     raw = read(path)
+    multi = raw.lists() if multi is None else multi
     multi = multi if whole else [name for name in multi if name in raw.columns]
     check_columns(path, raw.columns, multi)
     if not raw.cells[0]:
@@ -102,9 +104,11 @@ def load(
 
 
 def is_classes(manifest: Manifest, column: str) -> bool:
-    """Whether a column has few enough values, each often enough, to be counted as classes one by one."""
-    cells = Counter(row.labels[column] for row in manifest.rows if column in row.labels)
-    return 0 < len(cells) <= min(_MOST_CLASSES, max(2, cells.total() // 2))
+    """Whether a column looks like one of classes: names that come again, neither texts nor numbers of a scale."""
+    names = Counter(name for row in manifest.rows for name in manifest.names(row, column))
+    if not 0 < len(names) <= min(_MOST_CLASSES, max(2, names.total() // 2)):
+        return False
+    return max(map(len, names)) <= _LONGEST_NAME and not any("." in n and as_number(n) is not None for n in names)
 
 
 def open_source(source: Path) -> Manifest:
@@ -112,10 +116,7 @@ def open_source(source: Path) -> Manifest:
     classes.
     """
     root, name = (source.parent, source.name) if source.is_file() else (source, None)
-    path = find(root, name)
-    raw = None if path.suffix == ".csv" else read(path)
-    lists = [n for n, cells in zip(raw.columns, raw.cells, strict=True) if list in map(type, cells)] if raw else []
-    return load(root, manifest=name, multi=lists, whole=False)
+    return load(root, manifest=name, multi=None, whole=False)
 
 
 def _checked(raw: Raw, multi: Sequence[str], problems: list[str]) -> tuple[Row, ...]:
@@ -137,14 +138,10 @@ def numbers(manifest: Manifest, column: str) -> dict[int, float]:
         raise DataError(f"{manifest.path}: no column {column!r}{near(column, known)}; it has {joined(known)}")
     found = {}
     for row in manifest.rows:
-        cell = row.labels.get(column, "")
-        try:
-            value = float(cell or "nan")
-        except ValueError:
-            value = math.inf
-        if math.isinf(value) or (cell and math.isnan(value)):
-            raise DataError(f"{manifest.path}: row {row.number}: {column} {cell!r}, expected a finite number")
-        if cell:
+        if cell := row.labels.get(column, ""):
+            value = as_number(cell)
+            if value is None:
+                raise DataError(f"{manifest.path}: row {row.number}: {column} {cell!r}, expected a finite number")
             found[row.number] = value
     if not found:
         raise DataError(f"{manifest.path}: column {column!r} is empty, expected at least one number")
