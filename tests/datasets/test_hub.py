@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -80,7 +81,7 @@ def saved(root: Path, folder: Path, how: str) -> str:
     """The dataset on disk, in one of its forms; files that it names lie below it."""
     below = root if how != "paths" else Path(shutil.copytree(root, folder / "data" / "clips"))
     parts = {name: part(below, rows, as_bytes=how != "paths") for name, rows in SPLITS.items()}
-    if how == "parquet":
+    if how != "bytes":
         for name, one in parts.items():
             one.to_parquet(str(folder / "data" / f"{'validation' if name == 'val' else name}-00000-of-00001.parquet"))
     else:
@@ -140,9 +141,16 @@ def test_stretches_of_one_video_stay_together(root: Path, tmp_path: Path, as_byt
     cells = [{"bytes": (folder / name).read_bytes(), "path": None} for name in videos] if as_bytes else None
     columns = {"clip": cells or [str(folder / name) for name in videos], "caption": [f"part {n}" for n in range(12)]}
     columns |= {"start": [float(n >= 6) for n in range(12)], "end": [1.0 + (n >= 6) for n in range(12)]}
-    one = library.Dataset.from_dict(columns).cast_column("clip", library.Video())
-    one.save_to_disk(str(folder))
-    options: dict[str, Any] = {"source": str(folder), "video": "clip", "text": "caption", "num_frames": 1, "size": 8}
+    schema = library.Dataset.from_dict(columns).cast_column("clip", library.Video()).features.arrow_schema
+    clips = cells or [{"bytes": None, "path": path} for path in columns["clip"]]
+    pyarrow.parquet.write_table(pyarrow.table(columns | {"clip": clips}, schema=schema), folder / "all.parquet")
+    options: dict[str, Any] = {
+        "source": str(folder / "all.parquet"),
+        "video": "clip",
+        "text": "caption",
+        "num_frames": 1,
+        "size": 8,
+    }
     found = {split: {row.number - 1 for row in Hub(split=split, **options).rows} for split in ("train", "val", "test")}  # type: ignore[arg-type]
     assert sorted(chain(*found.values())) == list(range(12)) and all(found.values())
     for rows in found.values():
@@ -150,6 +158,38 @@ def test_stretches_of_one_video_stay_together(root: Path, tmp_path: Path, as_byt
     folds = [Hub(split="val", folds=3, fold=fold, **options) for fold in range(3)]
     assert [len({row.file for row in fold.rows}) for fold in folds] == [2, 2, 2]
     assert len({data.still(index).key for data in folds for index in range(4)}) == 12
+
+
+def by_path(path: str, folder: Path) -> Any:
+    """A dataset of one clip, of which it says no more than where it lies; the library itself would take its bytes along."""
+    schema = library.Features(clip=library.Video()).arrow_schema
+    table = pyarrow.table({"clip": [{"bytes": None, "path": path}]}, schema=schema)
+    pyarrow.parquet.write_table(table, folder / "one.parquet")
+    return library.load_dataset("parquet", data_files=str(folder / "one.parquet"), split="train")
+
+
+def test_a_dataset_names_no_files_of_this_machine(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wrote it says which files are read: only those that came with it, or lie where the library keeps its own."""
+    source, options = tmp_path / "data", {"video": "clip", "text": "", "num_frames": 1, "size": 8}
+    source.mkdir()
+    (source / "link.mp4").symlink_to(root / "0.mp4")
+    for path in (root / "0.mp4", source / "../private.mp4", source / "link.mp4", "file:///etc/passwd"):
+        by_path(str(path), source)
+        with pytest.raises(
+            DataError, match=r"clip: row 1 of .* names the file .*expected bytes, a URL .*or a file below"
+        ):
+            Hub(source=str(source), **options)  # type: ignore[arg-type]
+    kept = Path(shutil.copytree(root, tmp_path / "kept"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", kept)
+    for path, legal in ((kept / "0.mp4", True), (root / "0.mp4", False)):
+        found = dict.fromkeys(("train", "validation"), by_path(str(path), source))
+        with monkeypatch.context() as there:
+            there.setattr(library, "load_dataset", lambda *_, found=found, **__: found)  # what it gives of the hub
+            if legal:
+                assert Hub(source="user/name", **options)[0].video is not None  # type: ignore[arg-type]
+            else:
+                with pytest.raises(DataError, match="names the file"):
+                    Hub(source="user/name", **options)  # type: ignore[arg-type]
 
 
 def test_what_is_not_there_is_named(root: Path, tmp_path: Path) -> None:

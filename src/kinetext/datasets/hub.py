@@ -17,7 +17,7 @@ from kinetext import manifest as tables
 from kinetext import video as clips
 from kinetext.interfaces import Dataset, Shape
 from kinetext.manifest import packed
-from kinetext.manifest.rows import MEANT, is_elsewhere
+from kinetext.manifest.rows import MEANT, PROTOCOLS, is_elsewhere
 from kinetext.options import suggest
 from kinetext.runtime import cache_folder, rng
 from kinetext.types import DataError, Sample, joined
@@ -112,6 +112,8 @@ class Hub(Dataset):
         if video:
             parts = {name: _with_files(source, part, video) for name, part in parts.items()}
         _check_text(source, parts, text)
+        for part in parts.values() if video else ():
+            _check_files(source, part, video)
         rows, self._places = _rows(parts, video, {"text": text, "group": group})
         self.parts = parts
         self.selected = tables.Selection(
@@ -274,6 +276,34 @@ def _clips(part: Any, video: str, split: str, names: dict[Any, str]) -> Iterator
                 yield names.setdefault(told, f"{split}/{at:06}")
             else:
                 yield ""
+
+
+def _check_files(source: str, part: Any, video: str) -> None:
+    """Refuses a dataset that names files which are not its own: whoever wrote it must not choose what is read here."""
+    homes = _homes(source)
+    column = part.select_columns([video]).with_format("arrow")
+    for first in range(0, len(part), _CHUNK):
+        cells = column[first : first + _CHUNK][video].combine_chunks()
+        without = cells.field("bytes").is_null().to_pylist()
+        for at, path in enumerate(cells.field("path").to_pylist(), first + 1):
+            if not (path and without[at - first - 1]) or is_elsewhere(path):
+                continue
+            if not any(Path(path).resolve().is_relative_to(home) for home in homes):
+                raise DataError(
+                    f"{video}: row {at} of {source} names the file {path!r}, expected bytes, a URL "
+                    f"({joined(PROTOCOLS)}), or a file below {joined([str(home) for home in homes])}"
+                )
+
+
+def _homes(source: str) -> list[Path]:
+    """The folders below which a dataset may name files: itself, or those in which what is fetched is kept."""
+    path = Path(source)
+    if path.exists():
+        homes = [path if path.is_dir() else path.parent, cache_folder() / "datasets"]
+    else:
+        config, hub = _library().config, import_module("huggingface_hub.constants")
+        homes = [Path(place) for place in (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, hub.HF_HUB_CACHE)]
+    return list(dict.fromkeys(home.resolve() for home in homes))
 
 
 def _told(content: Any) -> tuple[int, bytes]:
