@@ -101,6 +101,16 @@ def test_the_split_of_a_folder_without_a_table_goes_along(root: Path, tmp_path: 
     assert sorted(path.name for path in clips.iterdir()) == ["a", "b"]
 
 
+def test_lists_of_classes_go_along(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "tags": ["a", "b"][: n % 3]} for n in range(6)]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pack(tmp_path / "a", tmp_path / "out", Packing(size=8, num_frames=1))
+    packed = Shards(root=str(tmp_path / "out"), targets=["tags"], multi=["tags"], num_frames=1, size=8)
+    folder = Folder(root=str(tmp_path / "a"), targets=["tags"], multi=["tags"], num_frames=1, size=8)
+    assert [row.labels for row in packed.rows] == [row.labels for row in folder.rows]
+
+
 def test_workers_change_no_byte(root: Path, whole: Path, tmp_path: Path) -> None:
     pack(root, tmp_path / "out", SMALL, workers=2)
     assert content(tmp_path / "out") == content(whole)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
-from kinetext.text import PAD, UNKNOWN, Tokenizer, split
+from kinetext.text import PAD, UNKNOWN, Tokenizer, count_scripts, split
 from kinetext.types import DataError
 
 
@@ -59,3 +61,20 @@ def test_the_vocabulary_does_not_depend_on_order_and_is_checked() -> None:
         Tokenizer("word", ["a", "b"])
     with pytest.raises(DataError, match="max_tokens: 0"):
         Tokenizer("word", one.vocabulary, max_tokens=0)
+
+
+def test_letters_are_counted_by_script() -> None:
+    """Every letter is of the script that Unicode's name of it begins with."""
+    begins = {
+        "Latin": "LATIN", "Chinese": "CJK", "Japanese": ("HIRAGANA", "KATAKANA"), "Korean": "HANGUL", "Cyrillic": "CYRILLIC",
+        "Greek": ("GREEK", "COPTIC"), "Arabic": "ARABIC", "Hebrew": "HEBREW", "Devanagari": "DEVANAGARI", "Thai": "THAI",
+    }  # fmt: skip
+    for text in ("naïve Œuvre", "挥手㐀豈𠀀", "ひらカタ", "손ᄀ", "привет", "γειά", "سلام", "שלום", "नमस्", "สวัส"):
+        counts = count_scripts(text)
+        assert len(counts) == 1
+        (name,) = counts
+        assert counts[name] == len(text.replace(" ", ""))
+        assert all(unicodedata.name(letter).startswith(begins[name]) for letter in text if letter != " ")
+    assert count_scripts("手を振る") == {"Japanese": 4}
+    assert count_scripts("wave 挥手 3!") == {"Latin": 4, "Chinese": 2}
+    assert count_scripts("3!") == {}

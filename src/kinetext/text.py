@@ -20,6 +20,31 @@ PAD, UNKNOWN = "<pad>", "<unk>"
 _WIDE = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 _TOKEN = re.compile(rf"[{_WIDE}]|[^\W\d_{_WIDE}]+(?:['’][^\W\d_{_WIDE}]+)*|\d|[^\w\s]|_")
 
+# the letters of scripts, by Unicode's blocks
+_LETTERS = {
+    "Latin": "A-Za-z\u00c0-\u024f\u1e00-\u1eff",
+    "Chinese": "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
+    "Japanese": "\u3040-\u30ff",
+    "Korean": "\u1100-\u11ff\uac00-\ud7af",
+    "Cyrillic": "\u0400-\u052f",
+    "Greek": "\u0370-\u03ff",
+    "Arabic": "\u0600-\u06ff\u0750-\u077f",
+    "Hebrew": "\u0590-\u05ff",
+    "Devanagari": "\u0900-\u097f",
+    "Thai": "\u0e00-\u0e7f",
+}
+_SCRIPTS = {name: re.compile(f"[{letters}]") for name, letters in _LETTERS.items()}
+
+
+def count_scripts(text: str) -> dict[str, int]:
+    """Script -> how many letters of a text are in it, where any are. Chinese characters with Japanese ones among them are
+    Japanese.
+    """
+    counts = {name: count for name, letters in _SCRIPTS.items() if (count := len(letters.findall(text)))}
+    if "Japanese" in counts:
+        counts["Japanese"] += counts.pop("Chinese", 0)
+    return counts
+
 
 def normalised(text: str) -> str:
     """NFKC form, lower case: full-width digits and letters become the plain ones."""

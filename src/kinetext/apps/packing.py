@@ -126,7 +126,7 @@ def pack(
             ``run`` are.
         RunError: there is no such run.
     """
-    rows = manifest.with_stored_splits(manifest.load(root, manifest=table or None))
+    rows = manifest.with_stored_splits(manifest.load(root, manifest=table or None, multi=None))
     codec = _Codec.of(run, packing) if run else None
     recipe = _recipe(rows, packing, codec)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,20 +13,13 @@ from typing import Any
 
 from kinetext import manifest, video
 from kinetext.manifest import SPLITS, Manifest, reading, writing
+from kinetext.text import count_scripts
 from kinetext.types import DataError, KinetextError, Progress, joined
 
 Page = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # of a terminal: title, columns, rows
 
 _MOST_SIZES = 50  # of clips that are listed
 _FAILED = 5  # files that can't be read, which are named
-_SCRIPTS = (
-    ("Chinese", re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")),
-    ("Japanese", re.compile("[\u3040-\u30ff]")),
-    ("Korean", re.compile("[\uac00-\ud7af\u1100-\u11ff]")),
-    ("Cyrillic", re.compile("[\u0400-\u04ff]")),
-    ("Arabic", re.compile("[\u0600-\u06ff]")),
-    ("Latin", re.compile("[A-Za-z\u00c0-\u024f]")),
-)
 
 
 @dataclass(frozen=True)
@@ -139,8 +131,7 @@ def _texts(texts: Sequence[str]) -> dict[str, Any]:
 
 def _script(text: str) -> str:
     """The writing of a text: two that stand in one are "mixed", as Japanese with Chinese characters is not."""
-    found = [name for name, letters in _SCRIPTS if letters.search(text)]
-    found = [name for name in found if not (name == "Chinese" and {"Japanese", "Korean"} & set(found))]
+    found = list(count_scripts(text))
     return "mixed" if len(found) > 1 else found[0] if found else "none"
 
 
