@@ -10,6 +10,7 @@ import pytest
 
 from kinetext import assemble, runtime, train
 from kinetext.apps import doctoring
+from kinetext.assemble import checking
 from kinetext.config import Recipe
 from kinetext.types import DataError, RecipeError
 
@@ -47,6 +48,10 @@ batch = 2
 precision = "fp32"
 log_every = 1
 """
+
+
+RETRIEVAL = RECIPE.replace('name = "classification"\ntargets = ["shade"]', 'name = "retrieval"')
+RETRIEVAL = RETRIEVAL.replace('[fusion]\nname = "concat"\n', "").replace('targets = ["shade"]\n', "")
 
 
 def table(folder: Path, rows: list[dict[str, str]]) -> None:
@@ -138,3 +143,17 @@ def test_training_stops_before_a_leak(clips: Path, rows: list[dict[str, str]], t
         begin(clips, tmp_path / "run")
     assert "\n" not in str(told.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_training_without_targets_stops_before_a_leak(clips: Path, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    """A recipe that learns no label column still has its clips measured; its labels are nobody's business."""
+    rows[1]["shade"] = "Dark"
+    rows.append({**rows[0], "group": "somebody else", "split": "val"})
+    table(clips, rows)
+    recipe = Recipe.parse(RETRIEVAL, [f"data.root={clips}"])
+    with pytest.raises(DataError, match="2 rows show a clip that another split has"):
+        train.start(recipe, tmp_path / "run")
+    table(clips, rows[:-1])
+    resolved = assemble.resolve(recipe)
+    said = checking.check(resolved, assemble.dataset(resolved))
+    assert not [line for line in said if line.startswith("label")]

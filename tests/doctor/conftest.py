@@ -17,11 +17,9 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from kinetext import video
-from kinetext.doctor import Plan
 
 COLUMNS = ("file_name", "text", "label", "level", "start", "end", "group", "split", "weight")
 LABELS = ("run", "jump", "wave")
-PLAN = Plan(num_frames=8)
 Pixels = NDArray[np.uint8]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from kinetext.cli import main
+from kinetext.doctor import examination
 
 REPAIRED = {
     "row-broken", "range-empty", "range-outside", "file-missing", "file-empty", "file-audio-only", "file-truncated",
@@ -122,12 +123,19 @@ def test_exit_codes(
     done = call(monkeypatch, capsys, clean_set)
     assert done.code == 0
     assert "48 rows, 48 files: 0 errors, 0 warnings" in done.out
+    old = tmp_path / "old.html"
+    old.touch()
+    # what is asked for wrongly is said before a file is read
+    monkeypatch.setattr(examination, "survey", lambda *words, **more: pytest.fail("files are read"))
     for words, message in (
         ([tmp_path / "nowhere"], "no folder"),
         ([tmp_path], "expected exactly one of"),
         ([clean_set, "--write", clean_set / "metadata.csv"], "is there already"),
         ([clean_set, "--write", tmp_path / "clean.txt"], "ends in .csv"),
+        ([clean_set, "--write", tmp_path / "no" / "clean.csv"], f"there is no folder {tmp_path / 'no'}"),
         ([clean_set, "--report", clean_set / "metadata.csv"], "ends in .html"),
+        ([clean_set, "--report", tmp_path / "no" / "page.html"], f"there is no folder {tmp_path / 'no'}"),
+        ([clean_set, "--report", old], "is there already"),
         ([clean_set, "--recipe", tmp_path / "no.toml"], "can't be read"),
     ):
         done = call(monkeypatch, capsys, *words)

@@ -11,7 +11,7 @@ import pytest
 from kinetext import doctor
 from kinetext.doctor import Plan, Report
 
-PLAN = Plan(num_frames=8)
+PLAN = Plan(num_frames=8, max_tokens=32)
 
 
 @pytest.fixture(scope="module")

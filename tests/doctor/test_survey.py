@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from kinetext import video
+from kinetext import doctor, video
 from kinetext.doctor import survey
 from kinetext.doctor.looking import Look
 from kinetext.doctor.survey import WHOLE, Facts
@@ -131,3 +133,40 @@ def test_a_script_without_a_guard_is_not_run_again(root: Path, tmp_path: Path) -
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["once", "1"]
+
+
+def test_looks_of_two_tables_are_kept_together(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tables that name other stretches of a file don't take each other's looks away."""
+    cache = tmp_path / "cache"
+    tables = ({"0.mp4": [WHOLE]}, {"0.mp4": [(0.0, 0.5)]}, {"0.mp4": [(0.25, 1.0)]})
+    for table in tables:
+        survey.survey(root, table, cache=cache, processes=1)
+    monkeypatch.setattr(video, "probe", lambda path: pytest.fail(f"{path} is read again"))
+    for table in tables:
+        looks = survey.survey(root, table, cache=cache, processes=1)["0.mp4"].looks
+        assert set(looks) >= set(table["0.mp4"])
+
+
+def test_a_folder_of_pictures_is_a_clip(tmp_path: Path) -> None:
+    """It is looked at, known by its pictures, and none of them is a clip that no row names."""
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            pixels = np.random.default_rng(10 * seed + number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number:03}.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "alone.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\none,a\ntwo,a\nthree,b\n", encoding="utf-8")
+    report = doctor.examine(tmp_path, cache=tmp_path / ".cache", processes=1)
+    assert report.codes("error") == set()
+    facts = report.subject.facts["one"]
+    assert (facts.num_frames, facts.width, facts.trouble) == (6, 32, "")
+    assert facts.size == sum(path.stat().st_size for path in (tmp_path / "one").iterdir())
+    told = {one.code: one for one in report.findings}
+    assert told["duplicate"].rows == (1, 2)
+    assert "alone.png" in told["untracked"].text
+    assert "000.png" not in told["untracked"].text
+
+
+def test_an_empty_folder_is_no_clip(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    assert survey.survey(tmp_path, {"none": [WHOLE]})["none"].trouble == "empty"

@@ -33,6 +33,29 @@ def test_real_texts_are_left_in_peace(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Il dit : «\u00a0un café\u00a0»",
+        "«\u00a0Voilà\u00a0», «\u00a0café\u00a0» et «\u00a0très\u00a0»",
+        "himlen är “blå…” och havet",
+        "the “café”—a small one",
+        "o filme “AMANHÃ” de ontem",
+        "dónde «está…», ¿allá…?",
+    ],
+)
+def test_accents_before_quotation_marks_are_left_in_peace(text: str) -> None:
+    """Their bytes in Windows-1252 happen to be UTF-8, of a letter that none of the others is like."""
+    assert mended(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["déjà", "an Ö", "I met 李雷 there", "dû à lui", "walk 👍 on", "5 €", "Ôter", "Zażółć gęślą"]
+)
+def test_one_garbled_run_is_enough(text: str) -> None:
+    assert mended(text.encode().decode("cp1252", errors="ignore")) or mended(text.encode().decode("latin-1"))
+
+
+@pytest.mark.parametrize(
     "language", ["French", "German", "Spanish", "Polish", "Vietnamese", "Russian", "Chinese", "emoji"]
 )
 def test_utf8_read_as_latin1_is_found(language: str) -> None:

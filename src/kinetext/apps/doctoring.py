@@ -57,8 +57,8 @@ def examine(source: Path, asked: Asked, bar: doctor.Bar | None = None) -> Report
     """
     if asked.write:
         doctor.check_target(asked.write)
-    if asked.report and asked.report.suffix != ".html":
-        raise DataError(f"report: {asked.report}, expected a name that ends in .html")
+    if asked.report:
+        _check_page(asked.report)
     recipe = assemble.resolve(Recipe.load(asked.recipe)) if asked.recipe else None
     root, manifest = (source.parent, source.name) if source.is_file() else (source, None)
     if manifest is None and recipe:
@@ -72,8 +72,21 @@ def examine(source: Path, asked: Asked, bar: doctor.Bar | None = None) -> Report
     if recipe:
         report = replace(report, trial=trial(recipe, report))
     if asked.report:
-        write_text(asked.report, shell(f"{root.resolve().name}: doctor", doctor.body(report)))
+        try:
+            write_text(asked.report, shell(f"{root.resolve().name}: doctor", doctor.body(report)))
+        except OSError as error:
+            raise DataError(f"report: {asked.report} can't be written ({error.strerror or error})") from error
     return report
+
+
+def _check_page(path: Path) -> None:
+    """Refuses, by a DataError, a page that can't be written, before the work is done."""
+    if path.suffix != ".html":
+        raise DataError(f"report: {path}, expected a name that ends in .html")
+    if not path.parent.is_dir():
+        raise DataError(f"report: there is no folder {path.parent}")
+    if path.exists():
+        raise DataError(f"report: {path} is there already; choose another name")
 
 
 def lines(report: Report) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kinetext import doctor
 from kinetext.assemble.catalog import find
 from kinetext.config import Recipe
@@ -51,7 +53,7 @@ def check(recipe: Recipe, data: Dataset) -> list[str]:
         return []
     asked = plan(recipe)
     if asked.targets is None:
-        return []  # nothing is learned of its labels
+        asked = replace(asked, targets=())  # nothing is learned of its labels; its splits matter all the same
     said = doctor.quick(data.table, asked)
     for one in said:
         if one.severity == "error":

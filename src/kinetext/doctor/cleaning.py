@@ -48,6 +48,8 @@ def check_target(path: Path) -> None:
     """Refuses, by a DataError, a file that a cleaned table can't be written to."""
     if path.suffix != ".csv":
         raise DataError(f"write: {path}, expected a name that ends in .csv")
+    if not path.parent.is_dir():
+        raise DataError(f"write: there is no folder {path.parent}")
     if path.exists():
         raise DataError(f"write: {path} is there already; choose another name")
 

@@ -190,12 +190,12 @@ def _rows(subject: Subject) -> list[Finding]:
 
 
 def _untracked(subject: Subject) -> list[str]:
-    """Clips in the folder that no row names."""
+    """Clips in the folder that no row names, nor the folder of pictures that they are in."""
     root = subject.table.root
     named = {(root / row.file).resolve() for row in subject.rows if row.file and row.number not in subject.broken}
     there = (path for path in root.rglob("*") if path.suffix.lower() in video.SUFFIXES and path.is_file())
     return sorted(
         path.relative_to(root).as_posix()
         for path in there
-        if not path.name.startswith(".") and path.resolve() not in named
+        if not path.name.startswith(".") and path.resolve() not in named and path.parent.resolve() not in named
     )

@@ -23,7 +23,7 @@ class Plan:
         numeric: which of them hold numbers.
         text: the column of texts, "" for none.
         tokenizer: how a text is cut into tokens; None where a pretrained tokeniser does that.
-        max_tokens: the longest text that is read whole.
+        max_tokens: the longest text that is read whole, 0 where nothing is decided.
         num_frames: frames that a clip is read as, 0 where nothing is decided.
         fit: how a frame becomes a square.
         own_splits: whether the table's own splits are used, and not folds.
@@ -34,7 +34,7 @@ class Plan:
     numeric: tuple[str, ...] = ()
     text: str = "text"
     tokenizer: TokenizerName | None = "word"
-    max_tokens: int = 32
+    max_tokens: int = 0
     num_frames: int = 0
     fit: Fit = "squash"
     own_splits: bool = True

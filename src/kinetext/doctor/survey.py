@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
@@ -36,8 +35,8 @@ class Facts:
     """What a file holds.
 
     Args:
-        digest: SHA-256 of its content; "" where it is missing or empty.
-        size: bytes.
+        digest: SHA-256 of its content, of a folder of pictures that of ``video.digest``; "" where it is missing or empty.
+        size: bytes, of a folder those of all its files.
         trouble: why it can't be read, "" if it can.
         why: the same in words.
         num_frames: frames that were decoded; 0 where it can't be read.
@@ -134,9 +133,14 @@ def survey(
 
 def _bytes(root: Path, files: Iterable[str]) -> int:
     """How large files are together; one that is elsewhere counts as large."""
-    return sum(
-        _FEW if is_elsewhere(file) else (root / file).stat().st_size if (root / file).is_file() else 0 for file in files
-    )
+    return sum(_FEW if is_elsewhere(file) else _size(root / file) or 0 for file in files)
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, or of a folder of pictures; None where there is neither."""
+    if path.is_dir():
+        return sum(one.stat().st_size for one in path.iterdir() if one.is_file())
+    return path.stat().st_size if path.is_file() else None
 
 
 def _cores() -> int:
@@ -214,7 +218,7 @@ class _Reader:
             process.communicate()
             self.process = None
             path = place(Path(job.root), job.file)
-            return Facts(_digest(path), path.stat().st_size, "unreadable", "its decoder crashes, or does not end")
+            return Facts(video.digest(path), _size(path) or 0, "unreadable", "its decoder crashes, or does not end")
         answer = json.loads(line)
         if "error" in answer:
             raise DataError(answer["error"])
@@ -266,12 +270,14 @@ def _read(job: _Job) -> Facts:
     except DataError as error:
         return Facts("", 0, "missing", str(error))
     try:
-        size = path.stat().st_size if path.is_file() else None
+        size = _size(path)
         if size is None:
             return Facts("", 0, "missing", "there is no such file")
         if size == 0:
-            return Facts("", 0, "empty", "the file is empty")
-        digest = _digest(path)
+            return Facts("", 0, "empty", f"the {'folder' if path.is_dir() else 'file'} is empty")
+        digest = video.digest(path)
+    except video.VideoError as error:
+        return Facts("", size or 0, "unreadable", str(error).removeprefix(f"{path}: "))
     except OSError as error:
         return Facts("", 0, "unreadable", error.strerror or str(error))
     kept = Path(job.cache, digest[:2], f"{digest}.json") if job.cache else None
@@ -279,14 +285,11 @@ def _read(job: _Job) -> Facts:
     if old and all(one in old.looks or old.trouble for one in job.ranges):
         return old
     facts = _facts(path, digest, size, job.ranges)
+    if old:  # what another table asked for stays
+        facts = replace(facts, looks={**old.looks, **facts.looks})
     if kept:
         _keep(kept, facts)
     return facts
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _kept(path: Path | None) -> Facts | None:

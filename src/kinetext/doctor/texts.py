@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 
 from kinetext.doctor.findings import Finding, counted, found
 from kinetext.doctor.labels import same_name
 from kinetext.doctor.subject import Subject
 from kinetext.manifest import Row
-from kinetext.text import split
+from kinetext.text import count_scripts, split
 
 _MOST = 0.9  # share of texts in one script, from which another one is odd
 _ENOUGH = 10  # texts, to speak of a majority
@@ -18,20 +19,8 @@ _SHOWN = 60  # characters
 # what each byte becomes where UTF-8 is read as Windows-1252; its five undefined bytes become control characters
 _BYTES = {bytes([byte]).decode("cp1252", errors="ignore") or chr(byte): byte for byte in range(0x80, 0x100)}
 _GARBLED = re.compile(f"[{re.escape(''.join(_BYTES))}\u0080-\u009f]{{2,}}")
+_CLOSING = "”’»›…—–\u00a0"  # what may follow the last letter of a word
 _HAN_RUN = re.compile(r"[^\x00-\x7f]{2,}")
-_SCRIPTS = {
-    "Latin": "A-Za-z\u00c0-\u024f\u1e00-\u1eff",
-    "Chinese": "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",
-    "Japanese": "\u3040-\u30ff",
-    "Korean": "\u1100-\u11ff\uac00-\ud7af",
-    "Cyrillic": "\u0400-\u052f",
-    "Greek": "\u0370-\u03ff",
-    "Arabic": "\u0600-\u06ff\u0750-\u077f",
-    "Hebrew": "\u0590-\u05ff",
-    "Devanagari": "\u0900-\u097f",
-    "Thai": "\u0e00-\u0e7f",
-}
-_LETTERS = {name: re.compile(f"[{letters}]") for name, letters in _SCRIPTS.items()}
 
 
 def check(subject: Subject) -> list[Finding]:
@@ -82,20 +71,45 @@ def mended(text: str) -> str:
     """
     if "\ufffd" in text or "锟斤拷" in text:
         return text.replace("锟斤拷", "\ufffd")
-    if any(_from_western(run) for run in _GARBLED.findall(text)):
-        return _GARBLED.sub(lambda match: _from_western(match[0], sure=True) or match[0], text)
+    if _is_western(text):
+        return _GARBLED.sub(lambda match: _from_western(match[0]) or match[0], text)
     chinese = _HAN_RUN.sub(lambda match: _from_gbk(match[0]) or match[0], text)
     return chinese if chinese != text else ""
 
 
-def _from_western(run: str, *, sure: bool = False) -> str:
-    """What a run of letters was; "" where it is none of UTF-8, or where that could be chance."""
+def _is_western(text: str) -> bool:
+    """Whether runs of accents and signs in a text were UTF-8, and not accents before a quotation mark, whose bytes may by
+    chance be those of one letter.
+    """
+    around = script(_GARBLED.sub(" ", text))
+    doubtful = set()
+    for match in _GARBLED.finditer(text):
+        found = _from_western(match[0])
+        if len(found) > 1:
+            return True
+        if not found or not _fits(found, match[0], around):
+            continue
+        if match[0][-1] not in _CLOSING or text[match.end() : match.end() + 1].isalpha():
+            return True
+        doubtful.add(found)
+    return len(doubtful) > 1
+
+
+def _fits(letter: str, run: str, around: str) -> bool:
+    """Whether a letter or sign that a run would have been could stand in its text."""
+    if len(run) == 2 and run[0] not in "ÂÃ":
+        return False  # what is left are letters of few languages, which come in several runs
+    if letter.isalpha():
+        return script(letter) == (around or script(letter)) != ""
+    return unicodedata.category(letter)[0] in "PSZ"
+
+
+def _from_western(run: str) -> str:
+    """What a run of accents and signs was; "" where it is none of UTF-8."""
     try:
-        found = bytes(_BYTES.get(letter, ord(letter)) for letter in run).decode()
+        return bytes(_BYTES.get(letter, ord(letter)) for letter in run).decode()
     except UnicodeDecodeError:
         return ""
-    # two letters may by chance be one of UTF-8, such as a capital E with an accent before a quotation mark
-    return found if sure or len(run) > 2 or run[0] in "ÂÃ" else ""
 
 
 def _from_gbk(run: str) -> str:
@@ -124,11 +138,8 @@ def script(text: str) -> str:
     """The script that most letters of a text are in; "" where it has none. Chinese characters with Japanese ones among
     them are Japanese.
     """
-    counts = {name: len(letters.findall(text)) for name, letters in _LETTERS.items()}
-    if counts["Japanese"]:
-        counts["Japanese"] += counts.pop("Chinese")
-    best = max(counts, key=lambda name: counts[name])
-    return best if counts[best] else ""
+    counts = count_scripts(text)
+    return max(counts, key=lambda name: counts[name]) if counts else ""
 
 
 def _languages(texts: dict[int, str]) -> list[Finding]:
@@ -148,7 +159,7 @@ def _languages(texts: dict[int, str]) -> list[Finding]:
 
 def _long(subject: Subject, texts: dict[int, str]) -> list[Finding]:
     how, most = subject.plan.tokenizer, subject.plan.max_tokens
-    if how is None:
+    if how is None or not most:
         return []
     lengths = {number: len(split(text, how)) for number, text in texts.items()}
     rows = {number: f"{length} tokens" for number, length in lengths.items() if length > most}
