@@ -109,6 +109,34 @@ def test_workers_that_never_get_going_end_it(tmp_path: Path, monkeypatch: pytest
         list(cluster.spread(make, chunks(9), 2))
 
 
+class Mined:
+    """Work that no process survives taking up once there is a file called "broken"."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], Callable[[], Doubler]], tuple[str]]:
+        doubles = doubling(self.folder)
+
+        def taken_up(folder: str) -> Callable[[], Doubler]:
+            if os.path.exists(os.path.join(folder, "broken")):
+                os._exit(1)
+            return doubles
+
+        return taken_up, (self.folder,)
+
+
+def test_workers_that_can_not_be_replaced_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when something was done before: they are not hired forever."""
+    monkeypatch.setattr(cluster, "_HOPELESS", 2)
+    found = cluster.spread(Mined(str(tmp_path)), chunks(30), 1)  # type: ignore[arg-type]
+    (_, worker), *_ = next(found)  # type: ignore[misc]
+    (tmp_path / "broken").touch()
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(RunError, match="workers: 2 in a row died before they were ready"):
+        list(found)
+
+
 RECIPE = """
 task.name = "classification"
 encoders.text = { name = "word_vectors", dim = 8 }

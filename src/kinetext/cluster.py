@@ -19,7 +19,7 @@ Work = Callable[[Sequence[Item]], Sequence[Answer]]
 
 _AHEAD = 4  # chunks a worker that are given out, or done and waiting for their turn
 _TRIES = 3  # how often something may kill its worker
-_HOPELESS = 10  # deaths before anything is done
+_HOPELESS = 10  # deaths before anything is done, or of one new worker after another
 _STORE = 256 << 20  # bytes of shared memory, for rows and answers: clips never travel
 
 
@@ -120,6 +120,7 @@ class _Crew(Generic[Item, Answer]):
         self.busy: dict[Any, tuple[Any, _Job[Item, Answer] | None]] = {}  # what is awaited: the worker and its job
         self.todo: deque[_Job[Item, Answer]] = deque()
         self.deaths: int | None = 0  # None once something is done
+        self.stillborn = 0  # workers in a row that died before they were ready
         for _ in range(workers):
             self._hire()
 
@@ -160,13 +161,24 @@ class _Crew(Generic[Item, Answer]):
             raise
         except (errors.RayActorError, errors.OutOfMemoryError, errors.ObjectLostError) as error:
             self.ray.kill(worker)  # it may only be out of reach
-            self._hire()
             self._bury(job, str(error))
+            self._replace(str(error))
             return
         self.idle.append(worker)
-        if job is not None:
+        if job is None:
+            self.stillborn = 0
+        else:
             self.deaths = None
             job.chunk.answers.update(zip(job.places, found, strict=True))
+
+    def _replace(self, why: str) -> None:
+        """Hires a worker for one that died; where none gets ready any more, those that are left do the work alone."""
+        if self.stillborn < _HOPELESS:
+            self._hire()
+        elif not self.idle and not self.busy:
+            raise RunError(
+                f"workers: {self.stillborn} in a row died before they were ready; of the last one Ray says: {why}"
+            )
 
     def _bury(self, job: _Job[Item, Answer] | None, why: str) -> None:
         """Sees to it that what a dead worker was at is done by others."""
@@ -175,6 +187,7 @@ class _Crew(Generic[Item, Answer]):
             if self.deaths >= _HOPELESS:
                 raise RunError(f"workers: {self.deaths} died before anything was done; of the last one Ray says: {why}")
         if job is None:
+            self.stillborn += 1
             return
         job.deaths += 1
         if job.deaths < _TRIES:
