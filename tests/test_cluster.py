@@ -120,7 +120,7 @@ class Mined:
 
         def taken_up(folder: str) -> Callable[[], Doubler]:
             if os.path.exists(os.path.join(folder, "broken")):
-                os._exit(1)
+                os.kill(os.getpid(), signal.SIGKILL)
             return doubles
 
         return taken_up, (self.folder,)
