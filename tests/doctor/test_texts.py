@@ -49,7 +49,20 @@ def test_accents_before_quotation_marks_are_left_in_peace(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["déjà", "an Ö", "I met 李雷 there", "dû à lui", "walk 👍 on", "5 €", "Ôter", "Zażółć gęślą"]
+    "text",
+    [
+        "déjà",
+        "an Ö",
+        "I met 李雷 there",
+        "dû à lui",
+        "walk 👍 on",
+        "wait — what",
+        "voilà, no",
+        "10\u00a0 km",
+        "5 €",
+        "Ôter",
+        "Zażółć gęślą",
+    ],
 )
 def test_one_garbled_run_is_enough(text: str) -> None:
     assert mended(text.encode().decode("cp1252", errors="ignore")) or mended(text.encode().decode("latin-1"))

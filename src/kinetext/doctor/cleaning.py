@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from kinetext.doctor.splits import meeting
 from kinetext.doctor.subject import Subject
 from kinetext.manifest import SEPARATOR, SPLITS, Row
 from kinetext.manifest.examining import Examined
+from kinetext.manifest.writing import write_csv
 from kinetext.runtime import whole_file
 from kinetext.types import DataError
 
@@ -140,9 +140,7 @@ def _names(subject: Subject, column: str, dropped: Mapping[int, str]) -> dict[st
 
 def _write(path: Path, columns: Sequence[str], lines: Sequence[Mapping[str, str]]) -> None:
     try:
-        with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, columns, lineterminator="\n")
-            table.writeheader()
-            table.writerows(lines)
+        with whole_file(path) as temporary:
+            write_csv(temporary, columns, ([line[name] for name in columns] for line in lines))
     except OSError as error:
         raise DataError(f"write: {path} can't be written ({error.strerror or error})") from error

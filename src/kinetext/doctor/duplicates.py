@@ -214,7 +214,8 @@ def _same(one: Floats, two: Floats, moves_one: Floats, moves_two: Floats) -> NDA
     still = (moves_one < _STILL) & (moves_two < _STILL)
     # of clips that hardly move, only the noise of codecs could differ
     moving = (looks <= _LOOKS) & (moves <= _NOISE * np.minimum(1, mean) + _MOVES * mean)
-    return np.where(still, looks <= _LOOKS_STILL, moving)
+    same: NDArray[np.bool_] = np.where(still, looks <= _LOOKS_STILL, moving)
+    return same
 
 
 def _pictures(looks: Sequence[Look]) -> tuple[Floats, Words, Floats]:

@@ -19,7 +19,8 @@ _SHOWN = 60  # characters
 # what each byte becomes where UTF-8 is read as Windows-1252; its five undefined bytes become control characters
 _BYTES = {bytes([byte]).decode("cp1252", errors="ignore") or chr(byte): byte for byte in range(0x80, 0x100)}
 _GARBLED = re.compile(f"[{re.escape(''.join(_BYTES))}\u0080-\u009f]{{2,}}")
-_CLOSING = "”’»›…—–\u00a0"  # what may follow the last letter of a word
+_CLOSING = set("”’»›…—–")  # what may follow the last letter of a word
+_SPACE = {"\u00a0"}  # what may stand before that in French
 _HAN_RUN = re.compile(r"[^\x00-\x7f]{2,}")
 
 
@@ -89,7 +90,9 @@ def _is_western(text: str) -> bool:
             return True
         if not found or not _fits(found, match[0], around):
             continue
-        if match[0][-1] not in _CLOSING or text[match.end() : match.end() + 1].isalpha():
+        after = set(match[0][1:])
+        ends_a_word = after <= _CLOSING | _SPACE and after != _SPACE
+        if not ends_a_word or text[match.end() : match.end() + 1].isalpha():
             return True
         doubtful.add(found)
     return len(doubtful) > 1
