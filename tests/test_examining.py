@@ -78,3 +78,11 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, row: str) -> No
     (tmp_path / "metadata.csv").write_text(f"text,label,label\n{row}\n")
     with pytest.raises(DataError, match="column 'label' is there 2 times"):
         examine(tmp_path)
+
+
+def test_a_carriage_return_stays_in_its_cell(tmp_path: Path) -> None:
+    table = pd.DataFrame({"text": ["a\rb", "c", "d"], "label": ["x", "y", "x"]})
+    table.to_json(tmp_path / "metadata.jsonl", orient="records", lines=True)
+    report = doctor.examine(tmp_path)
+    clean(report.examined, report.subject, report.findings, tmp_path / "clean.csv")
+    assert load(tmp_path, manifest="clean.csv").rows == report.subject.rows

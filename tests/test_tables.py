@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from kinetext import cli
 from kinetext.apps import comparing, tables
+from kinetext.doctor import Plan
+from kinetext.doctor.subject import Subject
 from kinetext.manifest import SPLITS, Manifest, divide, load
 from kinetext.types import DataError
 
@@ -201,6 +203,20 @@ def test_stats_count_what_is_there(clips: Path) -> None:
     code, said = run("stats", str(clips), "--probe")
     assert "sizes: 32x32" in said
     assert not (clips / "splits.csv").exists()
+
+
+def test_classes_are_what_the_doctor_takes_for_classes(tmp_path: Path) -> None:
+    """400 classes, as Kinetics has, are some; ids, texts and numbers of a scale are none."""
+    rows = [f"text {n},c{n % 400},id{n},{n % 4 / 4:.2f},{n % 5},{'long ' * 20}{n % 2}" for n in range(1200)]
+    table(tmp_path, ["text,label,id,score,rating,note", *rows])
+    held = tables.stats(tmp_path)["columns"]
+    assert [name for name in held if "classes" in held[name]] == ["label", "rating"]
+    assert list(Subject(load(tmp_path), Plan()).columns) == ["label", "rating"]
+    assert (held["score"]["numbers"]["max"], held["label"]["classes"]["c7"]) == (0.75, {"rows": 3})
+    code, said = run("stats", str(tmp_path))
+    assert code == 0
+    assert "and 350 more" in said
+    assert len(run("stats", str(tmp_path), "--json")[1].splitlines()) > 400
 
 
 def twin(tmp_path: Path, change: Callable[[Path], None]) -> comparing.Difference:

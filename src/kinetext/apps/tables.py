@@ -18,7 +18,7 @@ from kinetext.types import DataError, KinetextError, Progress, joined
 
 Page = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # of a terminal: title, columns, rows
 
-_MOST_SIZES = 50  # of clips that are listed
+_MOST_LISTED = 50  # sizes of clips, and on a terminal classes
 _FAILED = 5  # files that can't be read, which are named
 
 
@@ -188,8 +188,8 @@ def _probed(root: Path, files: Sequence[str], progress: Progress | None) -> dict
             "seconds": {**_spread([info.duration for info in infos]), "sum": sum(info.duration for info in infos)},
             "frames": _spread([info.num_frames for info in infos]),
             "megabytes": sum(manifest.place(root, file).stat().st_size for file in files if file not in failed) / 1e6,
-            "sizes": dict(sizes.most_common(_MOST_SIZES)),
-            "fps": dict(rates.most_common(_MOST_SIZES)),
+            "sizes": dict(sizes.most_common(_MOST_LISTED)),
+            "fps": dict(rates.most_common(_MOST_LISTED)),
         }
     return found
 
@@ -215,8 +215,10 @@ def stats_tables(found: Mapping[str, Any]) -> list[Page]:
             splits = [split for split in SPLITS if split in found["splits"]]
             rows: list[tuple[str, ...]] = [
                 (one, str(counts["rows"]), *(str(counts.get(split, 0)) for split in splits))
-                for one, counts in classes.items()
+                for one, counts in list(classes.items())[:_MOST_LISTED]
             ]
+            if len(classes) > _MOST_LISTED:
+                rows.append((f"and {len(classes) - _MOST_LISTED} more", *[""] * (1 + len(splits))))
             made.append((name, ("class", "rows", *splits), rows))
         else:
             made.append((name, ("", ""), _lines(column)))
