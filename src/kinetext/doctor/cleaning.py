@@ -15,7 +15,6 @@ from kinetext.doctor.subject import Subject
 from kinetext.manifest import SEPARATOR, SPLITS, Row
 from kinetext.manifest.examining import Examined
 from kinetext.manifest.writing import write_csv
-from kinetext.manifest.writing import write_csv
 from kinetext.runtime import whole_file
 from kinetext.types import DataError
 
