@@ -110,6 +110,12 @@ def test_what_can_not_be_predicted_is_said(pipeline: Pipeline, clips: Path, tmp_
         predicting.predict(pipeline, clips, tmp_path / "said.csv")
 
 
+def test_a_table_with_lists_is_read(pipeline: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "new.jsonl").write_text('{"text": "clip number 2", "seen_by": ["a", "b"]}\n', encoding="utf-8")
+    done = predicting.predict(pipeline, tmp_path / "new.jsonl", tmp_path / "said.jsonl")
+    assert (done.rows, done.failed) == (1, 0)
+
+
 def trained(clips: Path, tmp_path: Path, header: str, targets: str) -> Pipeline:
     """A model of the clips under another header."""
     table = clips / "metadata.csv"

@@ -71,7 +71,7 @@ def predict(
         raise DataError(f"out: {out}, expected a name that ends in {joined(FORMATS)}")
     if not out.parent.is_dir():
         raise DataError(f"out: there is no folder {out.parent}")
-    root, rows = _rows(source, pipeline.run.recipe.data.args.get("multi", ()))
+    root, rows = _rows(source)
     reads = _Reader(pipeline, root, rows)
     part = out.with_name(f".{out.name}.part")
     seen = hashlib.sha256(repr([(row, _stamp(root, row)) for row in rows.rows]).encode()).hexdigest()
@@ -201,12 +201,12 @@ def _cells(column: str, said: Mapping[str, float] | float, several: bool) -> dic
     return {column: best, **{f"{column}/{name}": round(p, 6) for name, p in said.items()}}
 
 
-def _rows(source: Path, multi: Sequence[str]) -> tuple[Path, manifest.Manifest]:
+def _rows(source: Path) -> tuple[Path, manifest.Manifest]:
     """The folder that files are in, and the rows; a file that is missing is told in its own row."""
     if source.is_file():
-        return source.parent, manifest.load(source.parent, manifest=source.name, multi=multi, whole=False)
+        return source.parent, manifest.load(source.parent, manifest=source.name, multi=None, whole=False)
     if any((source / name).is_file() for name in manifest.TABLES) or (source.is_dir() and manifest.has_pairs(source)):
-        return source, manifest.load(source, multi=multi, whole=False)
+        return source, manifest.load(source, multi=None, whole=False)
     if not source.is_dir():
         raise DataError(f"source: there is no {source}, expected a folder of clips or a table")
     files = sorted(p for p in source.rglob("*") if p.suffix.lower() in video.SUFFIXES and not p.name.startswith("."))
