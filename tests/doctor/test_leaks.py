@@ -13,7 +13,7 @@ from kinetext import doctor
 from kinetext.doctor import Change, Finding, Plan, duplicates
 from kinetext.doctor.subject import Subject
 from kinetext.doctor.survey import Facts
-from kinetext.manifest import examining
+from kinetext.manifest import examining, load
 
 Cells = dict[str, str]
 COLUMNS = ("file_name", "text", "label", "start", "end", "split")
@@ -125,3 +125,10 @@ def test_a_sign_is_no_space(tmp_path: Path, names: tuple[str, ...]) -> None:
     _, changes, kept = examined(tmp_path, rows)
     assert changes == []
     assert [row["label"] for row in kept] == labels
+
+
+def test_a_cleaned_table_reads_back(tmp_path: Path) -> None:
+    texts = ["one\rtwo", "a\r\nb", 'he said "no"', "x,y", "plain"]
+    rows = [{"file_name": f"{n}.mp4", "text": text, "label": "run", "split": "train"} for n, text in enumerate(texts)]
+    examined(tmp_path, rows)
+    assert [row.text for row in load(tmp_path, manifest="clean.csv").rows] == texts
