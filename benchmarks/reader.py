@@ -6,8 +6,8 @@
 Each cell is a file (240, 480 or 1080 lines; H.264, H.265 or VP9; a key frame every 12 or 250 frames; 10 s at 30 frames a
 second), what is read of it (16 frames spread over it, 16 in a row from its middle, all 300) and the side of the square
 that they are cut and resized to. All readers run in this process, pinned to one core with one thread, taking turns; each
-opens the file anew, and the least processor time of the repeats counts; where kinetext and the best peer are within 5 %,
-they take up to eight turns. ``ffmpeg`` runs as the command that it is, its start included,
+opens the file anew, and the least processor time of the repeats counts; where kinetext and the best peer are within 3 %,
+they take up to four turns. ``ffmpeg`` runs as the command that it is, its start included,
 and decodes 16 spread frames as the others would without an index: all there is up to the last.
 
 Needs ffmpeg, torchcodec, opencv-python-headless and decord; a reader that is not installed is left out and said to be.
@@ -38,7 +38,7 @@ Pixels = NDArray[np.uint8]  # (N, size, size, 3)
 Read = Callable[[Path, list[int], int, int], Pixels]  # file, frame numbers, lines of the file, side -> frames
 
 FRAMES, RATE = 300, 30
-CLOSE, CLOSE_TURNS = 0.05, 8  # how near readers are whose race goes on, and for how many turns
+CLOSE, CLOSE_TURNS = 0.03, 4  # how near readers are whose race goes on, and for how many turns
 SIZES = {240: "426x240", 480: "854x480", 1080: "1920x1080"}
 CODECS = {
     "h264": ("mp4", "-c:v libx264 -preset medium -crf 23 -g {gop}"),

@@ -6,7 +6,6 @@ import os
 from itertools import islice
 from pathlib import Path
 
-import pytest
 import torch
 
 from kinetext import video
@@ -44,7 +43,6 @@ def test_what_a_child_keeps_its_parent_finds() -> None:
     assert found is not None and found.min() == 1
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_after_an_epoch_no_worker_needs_the_files(tmp_path: Path) -> None:
     """With two workers about half of the clips of an epoch come to the worker that has not read them before."""
     rows = ["file_name,text,split"]

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 
 from kinetext import video
 from kinetext.types import DataError
-from kinetext.video import Limits, VideoError, VideoReader, frames, isolated
+from kinetext.video import VideoError, VideoReader, frames, isolated
 
 FRAMES = 40
 
@@ -191,46 +191,6 @@ def test_options_out_of_range_are_named(tmp_path: Path, options: dict[str, objec
         VideoReader(b_frames(tmp_path), **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        (Limits(pixels=3071), r"3,072 pixels, expected at most 3,071 \(limits\.pixels\)"),
-        (Limits(frames=39), r"40 frames, expected at most 39"),
-        (Limits(seconds=1.5), r"1\.6 seconds, expected at most 1\.5"),
-        (Limits(bytes=100), r"bytes, expected at most 100"),
-    ],
-)
-def test_what_is_larger_than_allowed_is_not_decoded(tmp_path: Path, limits: Limits, message: str) -> None:
-    path = b_frames(tmp_path)
-    for read in (
-        lambda: VideoReader(path, limits=limits),
-        lambda: video.probe(path, limits=limits),
-        lambda: video.read_clip(path, num_frames=1, size=8, limits=limits),
-    ):
-        with pytest.raises(VideoError, match=message):
-            read()
-    assert len(VideoReader(path)) == FRAMES  # what was refused is not remembered as refused
-
-
-def test_too_many_streams_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "two.mkv"
-    with av.open(str(path), "w", format="matroska") as container:
-        streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
-        for stream in streams:
-            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for stream in streams:
-            container.mux(stream.encode(VideoFrame.from_ndarray(pictures(1)[0], format="rgb24")))
-            container.mux(stream.encode())
-    assert [track.kind for track in video.probe(path).tracks] == ["video", "video"]
-    with pytest.raises(VideoError, match="2 streams, expected at most 1"):
-        video.probe(path, limits=Limits(streams=1))
-
-
-def test_limits_are_more_than_0() -> None:
-    with pytest.raises(DataError, match=r"limits\.frames: 0"):
-        Limits(frames=0)
-
-
 def test_probe_says_all_of_it(tmp_path: Path) -> None:
     info = video.probe(b_frames(tmp_path))
     assert (info.rate, info.fps, info.counted, info.num_frames, info.header_frames) == (25, 25.0, "packets", 40, 40)
@@ -381,35 +341,6 @@ def test_pictures_before_the_first_key_frame_are_refused(tmp_path: Path) -> None
         with pytest.raises(VideoError, match="frame 0 of 33 can't be decoded \\(no key frame before it\\)"):
             reader.frames_at([0])
         assert len(reader.frames_at([5, 32])) == 2
-
-
-def test_what_looser_limits_allowed_is_not_remembered(tmp_path: Path) -> None:
-    path = mux(tmp_path / "long.mkv", "libx264", {}, pts=[0, 25 * 200_000], kind="matroska")
-    assert video.probe(path, limits=Limits(seconds=1e9)).duration > 172_800
-    with pytest.raises(VideoError, match=r"seconds, expected at most 172,800"):
-        video.probe(path)
-
-
-def test_pixels_as_wide_as_a_house_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "wide.mp4"
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
-        container.mux(stream.encode(VideoFrame.from_ndarray(pictures(1)[0], format="rgb24")))
-        container.mux(stream.encode())
-    data = path.read_bytes()
-    at = data.index(b"pasp") + 4
-    path.write_bytes(data[:at] + (200).to_bytes(4) + (1).to_bytes(4) + data[at + 8 :])
-    assert video.probe(path).pixel_aspect == 200
-    with pytest.raises(VideoError, match=r"614,400 pixels, expected at most 100,000 \(limits\.pixels\)"):
-        video.probe(path, limits=Limits(pixels=10**5))
-
-
-def test_a_pipe_is_no_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(VideoError, match="neither a file nor a folder"):
-        video.probe(tmp_path / "pipe.mp4")
 
 
 def test_errors_of_others_stay_theirs(tmp_path: Path) -> None:
