@@ -85,7 +85,7 @@ def test_what_a_recipe_would_do(clips: Path, rows: list[dict[str, str]], tmp_pat
     assert said["texts that are cut"] == "9", "of three and four words, two are read"
     assert said["clips with frames shown twice"] == "8", "4 frames are read as 6"
     assert said["samples"] == "6 in train, 2 a step"
-    assert said["tokens cut"] == "6, of 6 train texts"
+    assert said["tokens cut"] == "6 (6 of 6 train texts are too long)"
     assert said["a clip"] == "6 frames of 16x16, colour"
     recipe = assemble.resolve(Recipe.parse(RECIPE, [f"data.root={clips}"]))
     table(clips, rows[:-1])

@@ -198,3 +198,12 @@ def test_a_missing_file_is_told_in_its_row(pipeline: Pipeline, clips: Path, tmp_
     done = predicting.predict(pipeline, clips, tmp_path / "said.jsonl")
     assert done.failed == 1
     assert "3.mp4" in read(done.path)[3]["error"]
+
+
+def test_no_table_is_written_over(pipeline: Pipeline, clips: Path) -> None:
+    """Least of all the one that is read."""
+    table = clips / "metadata.csv"
+    before = table.read_bytes()
+    with pytest.raises(DataError, match=r"out: .*metadata\.csv exists; delete it, or choose another name"):
+        predicting.predict(pipeline, clips, table)
+    assert table.read_bytes() == before

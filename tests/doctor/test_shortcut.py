@@ -147,3 +147,11 @@ def test_what_is_too_little_is_said() -> None:
     assert "60 labelled clips of 2 groups" in said.text
     enough = drawn(0, leak=False)
     assert shortcut.untested(enough, shortcut.test(enough)) == []
+
+
+def test_classes_of_four_rows_in_as_many_groups_as_rows() -> None:
+    """Fewer rows of every class than folds: fewer folds, and no stack trace."""
+    labels = [name for name in "abcdef" for _ in range(4)]
+    folds = shortcut._folds(np.array(labels), np.array([str(row) for row in range(24)]))
+    assert len(folds) == 4
+    assert sorted(int(row) for _, guessed in folds for row in guessed) == list(range(24))

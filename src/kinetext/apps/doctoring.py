@@ -151,6 +151,7 @@ def _taken(report: Report) -> dict[str, str]:
 def _steps(recipe: Recipe) -> dict[str, str]:
     """The cost of training, measured in at most two steps."""
     data = assemble.dataset(recipe)
+    assemble.dataset(recipe, "val")  # a training wants rows to judge by, too
     meta = assemble.describe(recipe, data)
     task = assemble.task(recipe, meta, data)
     said = {"samples": f"{len(data)} in train, {recipe.train.batch * recipe.train.accumulate} a step"}
@@ -159,8 +160,9 @@ def _steps(recipe: Recipe) -> dict[str, str]:
         said["a clip"] = f"{frames} frames of {width}x{height}, {'grey' if channels == 1 else 'colour'}"
     words = assemble.tokenizer(recipe, meta)
     if words:
-        over = [length - words.max_tokens for text in data.texts() if (length := words.length(text)) > words.max_tokens]
-        said["tokens cut"] = f"{sum(over):,}, of {len(over):,} train texts"
+        texts = list(data.texts())
+        over = [length - words.max_tokens for text in texts if (length := words.length(text)) > words.max_tokens]
+        said["tokens cut"] = f"{sum(over):,} ({len(over):,} of {len(texts):,} train texts are too long)"
     learned = sum(p.numel() for p in task.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in task.parameters())
     said["parameters"] = f"{whole:,}, of which {learned:,} learn"

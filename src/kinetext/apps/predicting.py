@@ -57,7 +57,7 @@ def predict(
 
     Args:
         source: a folder with a table (metadata.csv, .jsonl or .parquet), such a table, or a folder of clips.
-        out: ends in .csv, .jsonl or .parquet.
+        out: new, and ends in .csv, .jsonl or .parquet.
         ray: spreads the rows over a cluster, all of whose machines see the files under the same names; the table is the
             same, and a worker that dies costs no row.
         workers: with ``ray``, how many, >= 1; None is one for every processor (or card).
@@ -71,6 +71,8 @@ def predict(
         raise DataError(f"out: {out}, expected a name that ends in {joined(FORMATS)}")
     if not out.parent.is_dir():
         raise DataError(f"out: there is no folder {out.parent}")
+    if out.exists():
+        raise DataError(f"out: {out} exists; delete it, or choose another name")
     root, rows = _rows(source)
     reads = _Reader(pipeline, root, rows)
     part = out.with_name(f".{out.name}.part")

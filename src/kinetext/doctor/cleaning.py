@@ -70,7 +70,7 @@ def clean(examined: Examined, subject: Subject, findings: Sequence[Finding], pat
     """
     check_target(path)
     dropped = _dropped(subject, findings)
-    names = {column: _names(subject, column, dropped) for column in subject.columns}
+    names = {column: _names(subject, column) for column in subject.columns}
     changes = [Change(number, f"left out: {why}") for number, why in dropped.items()]
     lines = []
     for row, cells in zip(subject.rows, examined.cells, strict=True):
@@ -122,9 +122,9 @@ def _earlier(subject: Subject, dropped: Container[int]) -> dict[int, str]:
     return found
 
 
-def _names(subject: Subject, column: str, dropped: Mapping[int, str]) -> dict[str, str]:
-    """Class name as written -> the one that it becomes, where that is another."""
-    counts = Counter(name for row in subject.rows if row.number not in dropped for name in subject.names(row, column))
+def _names(subject: Subject, column: str) -> dict[str, str]:
+    """Class name as written -> the one that it becomes, where that is another: the one that most rows of the table have."""
+    counts = Counter(name for row in subject.rows for name in subject.names(row, column))
     alike: dict[str, list[str]] = defaultdict(list)
     for name in counts:
         alike[same_name(name)].append(name)

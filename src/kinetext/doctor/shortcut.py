@@ -185,7 +185,8 @@ def _folds(labels: NDArray[np.str_], held: NDArray[np.str_]) -> list[Fold]:
         warnings.simplefilter(
             "ignore", UserWarning
         )  # of classes with fewer rows than folds, which are guessed wrong then
-        return list(StratifiedGroupKFold(min(_FOLDS, count), shuffle=True, random_state=0).split(labels, labels, held))
+        folds = min(_FOLDS, count, max(Counter(labels.tolist()).values()))
+        return list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(labels, labels, held))
 
 
 class _Guesses:
@@ -204,7 +205,8 @@ class _Guesses:
 
     def are_enough(self) -> bool:
         """Whether anything can be said of them."""
-        return len(self.labels) >= _FEWEST and len(self.counts) > 1 and self.groups >= _LEAST_GROUPS
+        several = len(self.counts) > 1 and max(self.counts.values()) > 1
+        return len(self.labels) >= _FEWEST and several and self.groups >= _LEAST_GROUPS
 
     @property
     def chance(self) -> float:

@@ -79,7 +79,7 @@ def load(
             texts beside clips (a.mp4 and a.txt) or class folders (wave/a.mp4), in folders train, val and test or not.
         multi: label columns whose cells hold several classes, separated by "|" (or lists, in jsonl and parquet); None is
             those with lists.
-        whole: whether it is to be learned from: every column of ``multi`` and every file has to be there.
+        whole: whether it is to be learned from: every column of ``multi`` and every file has to be there, and no group in two splits.
 
     Raises:
         DataError: with every problem's row, up to five of them.
@@ -96,7 +96,7 @@ def load(
     rows = _checked(raw, multi, problems)
     problems += _missing(root, rows, bool(problems)) if whole else []
     if not problems:
-        problems += _leaks(rows)
+        problems += _leaks(rows) if whole else []
     if problems:
         more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
         raise DataError(f"{path}: " + "; ".join(problems[:_SHOWN]) + more)
