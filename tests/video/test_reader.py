@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from fractions import Fraction
@@ -361,3 +362,17 @@ def test_isolated_reads_the_file_of_this_folder(tmp_path: Path, monkeypatch: pyt
         video.write(tmp_path / name / "c.mp4", torch.from_numpy(pictures(count)), fps=8)
         monkeypatch.chdir(tmp_path / name)
         assert isolated.call("probe", "c.mp4", {}) == video.probe("c.mp4")
+
+
+def test_frames_are_freed_as_they_are_read(tmp_path: Path) -> None:
+    """PyAV's side data are in a cycle with their frame: asked for of every frame, they keep all until a collection."""
+    path = b_frames(tmp_path)
+    gc.collect()
+    gc.disable()
+    try:
+        with VideoReader(path, size=16) as reader:
+            reader.clip()
+        left = sum(isinstance(one, VideoFrame) for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= 3

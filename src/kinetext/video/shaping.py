@@ -106,16 +106,17 @@ class Shaper:
         path: for messages.
         line: its timeline.
         shape: what to make.
-        turn: how frames are turned; None reads it from each of them.
+        turn: how frames are turned; None reads it from them.
     """
 
     def __init__(self, path: Path, line: Timeline, shape: Shape, turn: Turn | None = None) -> None:
         self.path, self.line, self.shape, self.turn = path, line, shape, turn
+        self._read: tuple[Turn, int] | None = None  # the turn of the last frame, and its rotation as FFmpeg has it
         self._seen: tuple[object, ...] = ()
         self._graph: Graph | None = None
 
     def __call__(self, frame: VideoFrame) -> Pixels:
-        transposed, flip_x, flip_y = turn = turn_of(self.path, self.line, frame) if self.turn is None else self.turn
+        transposed, flip_x, flip_y = turn = self._turn(frame) if self.turn is None else self.turn
         seen = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turn)
         if seen != self._seen:
             with told(self.path):
@@ -130,6 +131,13 @@ class Shaper:
         if self.shape.fit == "pad" and self.shape.size is not None:
             image = _padded(image, self.shape.size)
         return image if self.shape.channels == 3 else _grey(image)
+
+    def _turn(self, frame: VideoFrame) -> Turn:
+        """How a frame is turned; asked anew only where its rotation is another, since PyAV's side data keep a frame alive
+        until Python looks for cycles, and FFmpeg has to find new memory for the next."""
+        if self._read is None or self._read[1] != frame.rotation:
+            self._read = turn_of(self.path, self.line, frame), frame.rotation
+        return self._read[0]
 
     def _cut(self, frame: VideoFrame, turn: Turn) -> _Cut:
         width, height, aspect = frame.width, frame.height, self.line.aspect
