@@ -372,7 +372,7 @@ def test_frames_are_freed_as_they_are_read(tmp_path: Path) -> None:
     try:
         with VideoReader(path, size=16) as reader:
             reader.clip()
-        left = sum(isinstance(one, VideoFrame) for one in gc.get_objects())
+        left = sum(type(one) is VideoFrame for one in gc.get_objects())
     finally:
         gc.enable()
     assert left <= 3
