@@ -81,9 +81,9 @@ def test_a_table_comes_first(tmp_path: Path) -> None:
         ("a.mp4 a.txt b.mp4 c.mp4", r"2 of 3 clips have no text beside them: b\.mp4, c\.mp4; an empty b\.txt"),
         ("a.mp4 a.txt README.txt", r"1 texts have no clip beside them: README\.txt"),
         ("a.mp4 a.gif a.txt", "two clips named a beside one text"),
-        ("a.mp4 b.mp4", r"has \(none\), expected exactly one of metadata\.csv.* or a layout .*wave/a\.mp4"),
-        ("clips/a.mp4 clips/b.mp4", r"has \(none\), expected exactly one of metadata\.csv"),
-        ("train/a.mp4 val/b.mp4", r"has \(none\), expected exactly one of metadata\.csv"),
+        ("a.mp4 b.mp4", r"no table, expected exactly one of metadata\.csv.* or a layout .*wave/a\.mp4"),
+        ("clips/a.mp4 clips/b.mp4", r"no table, expected exactly one of metadata\.csv"),
+        ("train/a.mp4 val/b.mp4", r"no table, expected exactly one of metadata\.csv"),
     ],
 )
 def test_mixtures_are_refused(tmp_path: Path, files: str, message: str) -> None:

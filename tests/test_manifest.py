@@ -158,7 +158,7 @@ def test_bytes_that_are_no_table_are_refused(tmp_path: Path) -> None:
 def test_exactly_one_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"has \(none\), expected exactly one of metadata\.csv"):
+    with pytest.raises(DataError, match=r"no table, expected exactly one of metadata\.csv"):
         load(tmp_path)
     root = folder(tmp_path, "file_name\na.mp4\n")
     (root / "metadata.jsonl").write_text('{"file_name": "a.mp4"}')

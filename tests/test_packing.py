@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from kinetext import cli, video
+from kinetext import cli, manifest, video
 from kinetext.apps.packing import Packing, pack, verify
 from kinetext.datasets.folder import Folder
 from kinetext.datasets.shards import Shards
@@ -220,3 +220,10 @@ def test_the_command_line(root: Path, tmp_path: Path) -> None:
     (out / "shard-000000.tar").write_bytes(data)
     damaged = run(cli.app, ["data", "verify", str(out)])
     assert damaged.exit_code == 1 and "shard-000000.tar: 00000001: damaged" in damaged.output
+
+
+def test_a_pack_is_no_folder_of_clips(tmp_path: Path) -> None:
+    """Verbs that look at folders say what it is, and where to look."""
+    (tmp_path / "pack.json").write_text("{}")
+    with pytest.raises(DataError, match="a pack of shards; expected the folder that it was made of"):
+        manifest.load(tmp_path)

@@ -16,12 +16,13 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 from pyarrow import ArrowException
 
+from kinetext.manifest.reading import PACK
 from kinetext.manifest.table import Manifest, load
 from kinetext.manifest.tars import Pieces
 from kinetext.runtime import whole_file
 from kinetext.types import DataError, Progress
 
-RECIPE, ROWS, INDEX = "pack.json", "rows.parquet", "index.parquet"
+RECIPE, ROWS, INDEX = PACK, "rows.parquet", "index.parquet"
 LATENT = "latent.npy"  # the member with what a codec made of a clip
 FORMAT = 1
 _COLUMNS: Mapping[str, Any] = {

@@ -21,6 +21,7 @@ from kinetext.manifest import layouts
 from kinetext.manifest.rows import RESERVED
 from kinetext.types import DataError, joined
 
+PACK = "pack.json"  # what tells a pack of shards from a folder of clips
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -82,8 +83,14 @@ def find(root: Path, manifest: str | Path | None) -> Path:
         return root / found[0]
     if not found and layouts.recognise(root):
         return root
-    instead = "" if found else f", or a layout without a table: {'; '.join(layouts.LAYOUTS)}"
-    raise DataError(f"{root}: has {joined(found)}, expected exactly one of {joined(TABLES)}{instead}")
+    if (root / PACK).is_file():
+        raise DataError(
+            f"{root}: a pack of shards; expected the folder that it was made of, or, to train, data.name=shards"
+        )
+    has, instead = f"has {joined(found)}", ""
+    if not found:
+        has, instead = "no table", f", or a layout without one: {'; '.join(layouts.LAYOUTS)}"
+    raise DataError(f"{root}: {has}, expected exactly one of {joined(TABLES)}{instead}")
 
 
 @no_collector()
