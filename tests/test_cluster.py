@@ -26,13 +26,16 @@ def local_ray() -> Iterator[None]:
         yield
 
 
-def doubling(folder: str, deadly: Sequence[int] = (), times: int = 99) -> Callable[[], Doubler]:
-    """A maker of work that doubles numbers, and dies with each of ``deadly`` the first ``times`` times; it travels by
-    value, since workers can't import tests."""
+def doubling(folder: str, deadly: Sequence[int] = (), times: int = 99, crew: int = 1) -> Callable[[], Doubler]:
+    """A maker of work that doubles numbers once ``crew`` workers are there, and dies with each of ``deadly`` the first
+    ``times`` times; it travels by value, since workers can't import tests."""
 
     def make() -> Doubler:
         def work(items: Sequence[int]) -> list[tuple[int, int]]:
-            time.sleep(0.02)  # or the first worker has done all before the second is there
+            with open(os.path.join(folder, f"{os.getpid()}.here"), "ab"):
+                until = time.monotonic() + 90
+            while sum(name.endswith(".here") for name in os.listdir(folder)) < crew and time.monotonic() < until:
+                time.sleep(0.05)  # or the first worker has done all before the second is there
             for item in items:
                 died = os.path.join(folder, f"{item}.died")
                 if item in deadly and (not os.path.exists(died) or os.path.getsize(died) < times):
@@ -62,7 +65,7 @@ def test_answers_come_in_order_from_every_worker(tmp_path: Path) -> None:
             yield chunk
 
     found = []
-    for answers in cluster.spread(doubling(str(tmp_path)), counted(), 2):
+    for answers in cluster.spread(doubling(str(tmp_path), crew=2), counted(), 2):
         found += answers
         assert taken <= len(found) // 3 + 2 * cluster._AHEAD  # the rest is not held in memory
     assert [answer[0] for answer in found if isinstance(answer, tuple)] == [2 * i for i in range(300)]
