@@ -1,6 +1,6 @@
 """How fast files become frames, beside the readers that others use: one run, one core, ratios.
 
-    python benchmarks/reader.py                     # every cell, some 40 minutes
+    python benchmarks/reader.py                     # every cell, an hour or more
     python benchmarks/reader.py --only 480 --repeats 2
 
 Each cell is a file (240, 480 or 1080 lines; H.264, H.265 or VP9; a key frame every 12 or 250 frames; 10 s at 30 frames a

@@ -292,7 +292,7 @@ def test_two_readings_of_one_reader_do_not_mix(tmp_path: Path) -> None:
             every = iter(reader)
             next(every)
             reader.probe()
-            with pytest.raises(VideoError, match="two places at once"):
+            with pytest.raises(DataError, match="two places at once"):
                 list(every)
             assert len(list(reader)) == FRAMES
 

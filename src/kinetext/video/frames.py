@@ -13,6 +13,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from kinetext.types import DataError
 from kinetext.video.containers import VideoError, opened, told
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.pictures import Pictures, are_pictures
@@ -217,7 +218,7 @@ class VideoFile:
             for number in wanted:
                 while True:
                     if reading != self._readings:
-                        raise VideoError(f"{self.path}: read from two places at once; open it twice for that")
+                        raise DataError(f"{self.path}: read from two places at once; open it twice for that")
                     try:
                         count, frame = next(decoded)
                     except StopIteration:

@@ -130,7 +130,7 @@ class Shaper:
         image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
         if self.shape.fit == "pad" and self.shape.size is not None:
             image = _padded(image, self.shape.size)
-        return image if self.shape.channels == 3 else _grey(image)
+        return image if self.shape.channels == 3 else grey(image)
 
     def _turn(self, frame: VideoFrame) -> Turn:
         """How a frame is turned; asked anew only where its rotation is another, since PyAV's side data keep a frame alive
@@ -260,7 +260,7 @@ def _padded(image: Pixels, size: int) -> Pixels:
     return canvas
 
 
-def _grey(image: Pixels) -> Pixels:
-    """The luma ``(H, W, 1)`` of RGB."""
+def grey(image: Pixels) -> Pixels:
+    """The luma ``(..., 1)`` of RGB ``(..., 3)``."""
     luma: Pixels = np.rint(image.astype(np.float32) @ _LUMA).astype(np.uint8)[..., None]
     return luma

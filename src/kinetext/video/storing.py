@@ -1,8 +1,6 @@
 """Clips as they lie in training-ready shards: every frame a JPEG, or all frames an array of bytes.
 
-Any frame is read without the others. Of 16 frames of 112 pixels, JPEGs with all of their colour take 2.9 ms to decode, an
-mp4 of key frames alone 11 ms, PNGs 7 ms, an array next to nothing; a frame takes 11 kB, 5 kB (of which the colour is
-halved), 22 kB and 38 kB (benchmarks/stored.py).
+Any frame is read without the others. What each form takes to keep and to read stands in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ from torch import Tensor
 from kinetext.runtime import cache_folder, whole_file
 from kinetext.types import DataError
 from kinetext.video.reader import to_float
+from kinetext.video.shaping import grey
 from kinetext.video.writing import to_bytes
 
 Stored = Literal["jpeg", "exact"]
 _ARRAY = "npy"
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as of every reader
 Buffer = bytes | memoryview
 
 
@@ -83,7 +81,7 @@ def restore(files: Mapping[str, Buffer], numbers: Sequence[int], *, channels: in
     if pixels.shape[3] < channels:
         raise DataError(f"stored with {pixels.shape[3]} channel, expected {channels}")
     if pixels.shape[3] > channels:
-        pixels = np.rint(pixels.astype(np.float32) @ _LUMA).astype(np.uint8)[..., None]
+        pixels = grey(pixels)
     return to_float(torch.from_numpy(pixels).permute(3, 0, 1, 2).contiguous())
 
 
