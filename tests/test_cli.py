@@ -326,7 +326,7 @@ def test_list(cli: Cli) -> None:
     refused(cli("list", "encoders", "transfromer"), "did you mean 'transformer'")
 
 
-def test_data_make_and_show(cli: Cli, tmp_path: Path) -> None:
+def test_data_make_and_show(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "digits"
     done = cli("data", "make", "digits", folder, "languages=['zh']", "num_frames=4", "--clips", 10)
     assert (done.code, done.out) == (0, f"{folder}\n")
@@ -352,12 +352,21 @@ def test_data_make_and_show(cli: Cli, tmp_path: Path) -> None:
     picture = video.probe(tmp_path / "sheet.png")
     assert (picture.width, picture.height) == (8 * 96, 3 * 96)
 
+    with monkeypatch.context() as inside:
+        inside.chdir(folder)
+        assert cli("data", "show", ".", "--num", 1).out.endswith(f"{tmp_path / 'digits.png'}\n")
+    assert cli("data", "show", folder / "metadata.csv", "--num", 1).out.endswith(f"{tmp_path / 'digits.png'}\n")
+
     refused(cli("data", "make", "digits", folder), "exists and is not an empty folder")
     refused(cli("data", "make", "digit", tmp_path / "b"), "did you mean 'digits'")
     refused(cli("data", "make", "digits", tmp_path / "b", "clips=3"), "decided by the assembly")
     refused(cli("data", "make", "digits", tmp_path / "b", "--clips", 1), "clips: 1")
     refused(cli("data", "show", tmp_path), "metadata")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["digits", "sheet.png"]
+    refused(cli("data", "pack", folder, tmp_path / "pack", "--size", 0), "size: 0, expected 1 to 4096")
+    refused(
+        cli("data", "pack", folder, tmp_path / "pack", "--num-frames", 0), "num_frames and fps: 0 and 0, expected one"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["digits", "digits.png", "sheet.png"]
 
 
 def test_shapes_are_made_with_all_their_columns(cli: Cli, tmp_path: Path) -> None:

@@ -144,6 +144,26 @@ def test_an_interrupted_pack_goes_on(root: Path, whole: Path, tmp_path: Path, mo
         pack(root, out, Packing(size=64, num_frames=8, stored="exact", shard_mb=1, quality=50))
 
 
+def test_a_pack_without_a_whole_shard_begins_anew(root: Path, whole: Path, tmp_path: Path) -> None:
+    """Nothing is lost by it: a table that stopped the first try can be mended, and options changed."""
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(root, tmp_path / "out", Packing(size=32, num_frames=8), progress=stop)
+    (tmp_path / "out" / ".shard-000000.tar.1.2.tmp").write_bytes(b"of a process that was killed")
+    pack(root, tmp_path / "out", SMALL)
+    assert content(tmp_path / "out") == content(whole)
+
+
+def test_a_table_names_its_folder(root: Path, whole: Path, tmp_path: Path) -> None:
+    pack(root / "metadata.csv", tmp_path / "out", SMALL)
+    assert content(tmp_path / "out") == content(whole)
+    with pytest.raises(DataError, match=r"manifest: other.csv, expected none, since .*metadata.csv is a table itself"):
+        pack(root / "metadata.csv", tmp_path / "other", SMALL, table="other.csv")
+
+
 def test_clips_that_change_meanwhile_are_noticed(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "clips"
     copy.mkdir()
@@ -151,7 +171,8 @@ def test_clips_that_change_meanwhile_are_noticed(root: Path, tmp_path: Path) -> 
         (copy / path.name).write_bytes(path.read_bytes())
 
     def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+        if done == 11:  # the first shard is whole by then
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pack(copy, tmp_path / "out", SMALL, progress=stop)
@@ -211,7 +232,7 @@ def test_the_command_line(root: Path, tmp_path: Path) -> None:
     made = run(
         cli.app, ["data", "pack", str(root), str(out), "--size", "32", "--fps", "4", "--region", "0", "0", "1", "0.5"]
     )
-    assert made.exit_code == 0 and made.output.strip().endswith("out: 1 shards")
+    assert made.exit_code == 0 and made.output.strip().endswith("out: 1 shard")
     options = json.loads((out / "pack.json").read_text(encoding="utf-8"))["options"]
     assert (options["fps"], options["num_frames"], options["region"]) == (4.0, 0, [0.0, 0.0, 1.0, 0.5])
     assert run(cli.app, ["data", "verify", str(out)]).exit_code == 0

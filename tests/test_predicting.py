@@ -54,6 +54,20 @@ def test_a_table_of_predictions_says_what_predict_says(
     assert not (tmp_path / f".said{suffix}.part").exists()
 
 
+def test_other_columns_come_along(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:
+    """Rows are known by what the table calls them; what the model answers takes the place of what the table says."""
+    table = clips / "asked.csv"
+    table.write_text(
+        "file_name,id,shade,group,number,error\n0.mp4,a7,wrong,g,,none\n1.mp4,,wrong,,3,\n", encoding="utf-8"
+    )
+    done = predicting.predict(pipeline, table, tmp_path / "said.jsonl")
+    first, second = read(done.path)
+    assert list(first)[:8] == ["file_name", "text", "start", "end", "id", "group", "number", "error"]
+    assert [first[name] for name in ("id", "group", "number", "error", "error_")] == ["a7", "g", None, "none", None]
+    assert [second[name] for name in ("id", "group", "number", "error")] == [None, None, "3", None]
+    assert first["shade"] in ("dark", "light", "bright") and done.why == "error_"
+
+
 def test_interrupted_it_goes_on(
     pipeline: Pipeline, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

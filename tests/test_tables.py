@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -201,7 +202,7 @@ def test_stats_count_what_is_there(clips: Path) -> None:
     assert code == 0
     assert json.loads(said)["columns"]["shade"]["different"] == 2
     code, said = run("stats", str(clips), "--probe")
-    assert "sizes: 32x32" in said
+    assert re.search(r"32x32 +│ 8 ", said) and re.search(r"scripts: mixed +│ 10.0% of the texts", said)
     assert not (clips / "splits.csv").exists()
 
 
@@ -215,7 +216,7 @@ def test_classes_are_what_the_doctor_takes_for_classes(tmp_path: Path) -> None:
     assert (held["score"]["numbers"]["max"], held["label"]["classes"]["c7"]) == (0.75, {"rows": 3})
     code, said = run("stats", str(tmp_path))
     assert code == 0
-    assert "and 350 more" in said
+    assert "and 380 more" in said
     assert len(run("stats", str(tmp_path), "--json")[1].splitlines()) > 400
 
 
@@ -274,6 +275,13 @@ def test_rows_splits_columns_and_files_that_differ(tmp_path: Path) -> None:
     assert code == 1
     assert json.loads(said)["moves"] == {"train -> test": 1}
     assert "rows added: 1" in run("diff", str(tmp_path / "a"), str(tmp_path / "b"))[1]
+
+
+def test_a_long_difference_says_how_much_is_left(tmp_path: Path) -> None:
+    for name, rows in (("a", []), ("b", [f"text {n}" for n in range(7)])):
+        table(tmp_path / name, ["text", "both", *rows])
+    said = run("diff", str(tmp_path / "a"), str(tmp_path / "b"), "--most", "3")[1]
+    assert "rows added: 7" in said and "text 2" in said and "text 3" not in said and "and 4 more" in said
 
 
 def test_a_folder_of_pictures_that_changed_is_named(tmp_path: Path) -> None:

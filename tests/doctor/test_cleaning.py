@@ -164,6 +164,6 @@ def test_stopped_and_gone_on_with(clean_set: Path, tmp_path: Path) -> None:
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)
     _, err = running.communicate(timeout=30)
-    assert running.returncode == 130
+    assert running.returncode == 130, err
     assert "goes on" in err
     assert 0 < len(list((tmp_path / "cache").rglob("*.json"))) < 448

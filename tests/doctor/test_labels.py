@@ -72,6 +72,39 @@ def test_each(cells: list[str], code: str, rows: tuple[int, ...]) -> None:
     assert codes(cells)[code] == rows
 
 
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("runing", "running"),
+        ("runnning", "running"),
+        ("runninh", "running"),
+        ("rnuning", "running"),
+        ("shake hnads", "Shake-Hands"),
+        ("бегат", "бегать"),
+    ],
+)
+def test_a_slip_of_the_pen(slip: str, meant: str) -> None:
+    said = column([meant, "jump"] * 10 + [slip])
+    (one,) = [one for one in said if one.code == "label-typo"]
+    assert dict(one.details) == {21: f"{slip!r}, and {meant!r}"}
+
+
+@pytest.mark.parametrize(
+    ("other", "often"),
+    [
+        ("walk", "talk"),  # short words differ by a letter as often as not
+        ("jumps rope", "jump rope"),
+        ("class 11", "class 12"),
+        ("运动员跑步", "运动员散步"),
+        ("take left", "take right"),
+        ("running", "running fast"),
+    ],
+)
+def test_two_names_that_are_no_slip(other: str, often: str) -> None:
+    assert "label-typo" not in codes([often, "jump"] * 10 + [other])
+    assert "label-typo" not in codes(["running", "jump"] * 10 + ["runing"] * 5), "often enough to be a class"
+
+
 @pytest.mark.parametrize("cells", [["0", "1", "2"] * 20, ["1990", "2005", "2024"] * 9, ["-1", "1"] * 9])
 def test_whole_numbers_that_are_right(cells: list[str]) -> None:
     assert not {"label-index", "label-from-one"} & set(codes(cells))

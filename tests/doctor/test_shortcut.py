@@ -58,7 +58,10 @@ def test_a_leak_is_named_and_the_square_ends_it() -> None:
         assert found[way].together is None, "nothing differs between clips of one size, length and colour"
         assert found[way].leaks() == ()
     assert set(found["pad"].leaks()) == {"bars", "mean colour"}, "the bars are as wide as the clip was narrow"
-    assert [one.code for one in shortcut.findings(list(found.values()))] == ["shortcut"]
+    (said,) = shortcut.findings(list(found.values()))
+    assert (said.code, said.severity) == ("shortcut", "warning") and "squash" in said.advice
+    (said,) = shortcut.findings(list(found.values()), decided=True)  # a recipe reads so: there is nothing to be done
+    assert (said.code, said.severity) == ("shortcut", "note") and "keep that" in said.advice
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -167,8 +167,8 @@ def _content(path: Path) -> list[tuple[str, int, bytes]]:
         return [(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").digest())]
 
 
-def diff_tables(found: Difference, most: int) -> list[Page]:
-    """Differences as tables: title, columns, and up to ``most`` rows of each."""
+def diff_tables(found: Difference) -> list[Page]:
+    """Differences as tables: title, columns and rows of each."""
     lists = {
         "rows added": found.added,
         "rows removed": found.removed,
@@ -178,13 +178,14 @@ def diff_tables(found: Difference, most: int) -> list[Page]:
         "files in one folder only": found.files_gone,
     }
     made: list[Page] = [
-        ("", (f"{title}: {len(names)}",), [(name,) for name in names[:most]]) for title, names in lists.items() if names
+        ("", (f"{title}: {len(names)}",), [(name,) for name in names]) for title, names in lists.items() if names
     ]
     if found.moved:
         made.append(("", ("in another split", "rows"), [(move, str(n)) for move, n in found.moves().items()]))
     if found.changed:
         rows: list[tuple[str, ...]] = [
-            (f"{one.row[0]}, {one.row[1]}", one.what, one.column, one.before, one.after) for one in found.changed[:most]
+            (f"{one.row[0]}, {one.row[1]}", one.what, one.column, one.before, one.after) for one in found.changed
         ]
-        made.append(("", ("rows", f"cells changed: {len(found.changed)}", "column", "before", "after"), rows))
+        title = f"cells changed: {len(found.changed)}"
+        made.append(("", ("rows", title, "column", "before", "after"), rows))
     return made

@@ -21,7 +21,7 @@ from kinetext.config import Recipe
 from kinetext.doctor import Plan, Report
 from kinetext.doctor.findings import counted
 from kinetext.interfaces import Dataset, Task
-from kinetext.manifest import SPLIT_TABLE, SPLITS
+from kinetext.manifest import SPLIT_TABLE, SPLITS, located
 from kinetext.report import shell
 from kinetext.train import Trainer
 from kinetext.types import DataError, KinetextError
@@ -60,7 +60,7 @@ def examine(source: Path, asked: Asked, bar: doctor.Bar | None = None) -> Report
     if asked.report:
         _check_page(asked.report)
     recipe = assemble.resolve(Recipe.load(asked.recipe)) if asked.recipe else None
-    root, manifest = (source.parent, source.name) if source.is_file() else (source, None)
+    root, manifest = located(source)
     if manifest is None and recipe:
         manifest = recipe.data.args.get("manifest") or None
     plan = assemble.plan(recipe) if recipe else Plan()

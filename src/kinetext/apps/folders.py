@@ -53,10 +53,11 @@ def make(name: str, folder: Path, clips: int, options: Sequence[str] = (), progr
         _write(fresh, parts, clips, progress)
 
 
-def show(folder: Path, sheet: Path, num: int) -> list[tuple[str, str, str, str]]:
+def show(source: Path, sheet: Path, num: int) -> list[tuple[str, str, str, str]]:
     """Writes a picture of ``num`` rows spread over a table, a row of frames for each clip, from left to right.
 
     Args:
+        source: a folder with a table, or by its layout; or a table.
         sheet: a PNG.
         num: 1 to 200.
 
@@ -68,11 +69,17 @@ def show(folder: Path, sheet: Path, num: int) -> list[tuple[str, str, str, str]]
     """
     if not 1 <= num <= 200:
         raise DataError(f"num: {num}, expected 1 to 200")
-    rows = manifest.load(folder, multi=None).rows
+    table = manifest.with_stored_splits(manifest.open_source(source))
+    rows = table.rows
     chosen = [rows[i * len(rows) // min(num, len(rows))] for i in range(min(num, len(rows)))]
     clips = [
         video.read_clip(
-            manifest.place(folder, row.file), num_frames=_FRAMES, size=_SIDE, start=row.start, end=row.end, fit="pad"
+            manifest.place(table.root, row.file),
+            num_frames=_FRAMES,
+            size=_SIDE,
+            start=row.start,
+            end=row.end,
+            fit="pad",
         )
         for row in chosen
         if row.file

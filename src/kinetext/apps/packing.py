@@ -74,27 +74,31 @@ class Packing:
     def asked(
         cls,
         *,
-        size: int,
-        num_frames: int,
-        fps: float,
-        channels: int,
+        size: int | None,
+        num_frames: int | None,
+        fps: float | None,
+        channels: int | None,
         fit: str,
         region: tuple[float, float, float, float],
         exact: bool,
         quality: int,
         shard_mb: int,
-        run: str,
+        run: str | None,
     ) -> Packing:
-        """What a command line asks for; what it leaves at 0 is as of the clips of ``run``, else 3 channels, 16 frames of 128."""
+        """What a command line asks for; what it leaves at None is as of the clips of ``run``, else 3 channels, 16 frames
+        of 128.
+        """
         shape = (assemble.open_run(run).meta.video_shape if run else None) or (3, 16, 128, 128)
+        if num_frames is None:
+            num_frames = shape[1] if fps is None else 0
         return cls(
-            size or shape[-1], num_frames or (0 if fps else shape[1]), fps, channels or shape[0], cast("video.Fit", fit), region,
-            "exact" if exact else "jpeg", quality, shard_mb,
+            shape[-1] if size is None else size, num_frames, fps or 0.0, shape[0] if channels is None else channels,
+            cast("video.Fit", fit), region, "exact" if exact else "jpeg", quality, shard_mb,
         )  # fmt: skip
 
 
 def pack(
-    root: Path,
+    source: Path,
     out: Path,
     packing: Packing,
     *,
@@ -110,11 +114,11 @@ def pack(
     makes the very split that it would make beside the table.
 
     Args:
-        root: the folder, with a table.
+        source: a folder with a table, or by its layout; or a table among its clips.
         out: a new or empty folder, or one that holds the unfinished pack.
         run: a run folder or shipped model with a codec, as which clips are read: what the codec makes of them is packed
             beside them; "" packs clips alone.
-        table: relative to ``root`` or absolute; "" finds it.
+        table: of a folder, relative to it or absolute; "" finds it.
         workers: processes that read clips, 0 for none besides this one.
         progress: called with the samples done, and all.
 
@@ -122,11 +126,14 @@ def pack(
         How many shards there are.
 
     Raises:
-        DataError: the table or a clip can't be read, ``out`` holds something else, or ``packing`` is not what the clips of
-            ``run`` are.
+        DataError: the table or a clip can't be read, ``table`` is given where ``source`` is one, ``out`` holds something
+            else, or ``packing`` is not what the clips of ``run`` are.
         RunError: there is no such run.
     """
-    rows = manifest.with_stored_splits(manifest.load(root, manifest=table or None, multi=None))
+    root, name = manifest.located(source)
+    if name and table:
+        raise DataError(f"manifest: {table}, expected none, since {source} is a table itself")
+    rows = manifest.with_stored_splits(manifest.load(root, manifest=name or table or None, multi=None))
     codec = _Codec.of(run, packing) if run else None
     recipe = _recipe(rows, packing, codec)
     try:
@@ -176,19 +183,19 @@ def _begin(out: Path, rows: Manifest, recipe: Mapping[str, Any]) -> dict[str, An
     files = sorted({row.file for row in rows.rows if row.file and not manifest.is_elsewhere(row.file)})
     stats = [manifest.place(rows.root, file).stat() for file in files]
     state = hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()
+    fresh: dict[str, Any] = {"recipe": recipe, "files": state, "shards": []}
     path = out / _BEGUN
-    if not path.is_file():
-        if any(out.iterdir()):
-            raise DataError(f"{out}: has something else in it, expected a new or empty folder")
-        begun = {"recipe": recipe, "files": state, "shards": []}
-        _note(path, begun)
-        return begun
+    if not path.is_file() and any(out.iterdir()):
+        raise DataError(f"{out}: has something else in it, expected a new or empty folder")
     for left in out.glob(".*.tmp"):  # of a process that was killed
         left.unlink()
     try:
-        begun = json.loads(path.read_bytes())
+        begun = json.loads(path.read_bytes()) if path.is_file() else fresh
     except ValueError as error:
         raise DataError(f"{path}: can't be read ({error}); delete the folder to begin anew") from error
+    if not begun["shards"]:  # nothing would be lost: a table that was mended is packed as it is now
+        _note(path, fresh)
+        return fresh
     _check_same(out, begun["recipe"], recipe)
     if begun["files"] != state:
         raise DataError(f"{out}: clips were changed since this pack was begun; delete the folder to begin anew")

@@ -47,10 +47,10 @@ def predict(
     ray: bool = False,
     workers: int | None = None,
 ) -> Predicted:
-    """Reads every row of ``source`` and writes ``out``: a row each, with its file, text, start and end, then for a column
-    of labels the class, ``COLUMN/CLASS`` for the probability of every class, or for a column of numbers the number. A row
-    that can't be read has empty cells, and says why in the column ``error``
-    (``error_`` where the model has a column of labels of that name).
+    """Reads every row of ``source`` and writes ``out``: a row each, with its file, text, start, end and the other cells of
+    the table as text, then for a column of labels the class, ``COLUMN/CLASS`` for the probability of every class, or for a
+    column of numbers the number. What the table says in columns that the model answers is left out. A row that can't be
+    read has no answers, and says why in the column ``error`` (``error_`` where there is a column of that name).
 
     What is done stands in ``.OUT.part``, line by line: interrupted, the same call goes on there. The table appears when
     all rows are in it.
@@ -77,7 +77,7 @@ def predict(
     reads = _Reader(pipeline, root, rows)
     part = out.with_name(f".{out.name}.part")
     seen = hashlib.sha256(repr([(row, _stamp(root, row)) for row in rows.rows]).encode()).hexdigest()
-    title = {"source": str(source.resolve()), "weights": pipeline.weights_sha256, "rows": seen}
+    title = {"source": str(source.resolve()), "weights": pipeline.weights_sha256, "rows": seen, "also": reads.also}
     try:
         done = _begun(part, title)
         left = [rows.rows[start : start + BATCH] for start in range(len(done), len(rows.rows), BATCH)]
@@ -119,8 +119,9 @@ class _Reader:
         self.blank = [n for c in self.targets for n in (c.name, *(f"{c.name}/{k}" for k in c.classes))]
         if twice := [name for name, count in Counter((*_GIVEN, *self.blank)).items() if count > 1]:
             raise RunError(f"{pipeline.name}: its answers would be two columns {twice[0]!r}, expected one of each name")
+        self.also = [name for name in table.columns if name not in (*_GIVEN, *self.blank)]
         self.why = "error"
-        while self.why in self.blank:
+        while self.why in (*self.blank, *self.also):
             self.why += "_"
 
     def lines(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -162,12 +163,19 @@ class _Reader:
     def line(self, row: Row, answer: Answer | str) -> dict[str, Any]:
         """The line of a row, of what was answered or why nothing was."""
         line: dict[str, Any] = dict(zip(_GIVEN, (row.file, row.text, row.start, row.end), strict=True))
+        line |= {name: _cell(row, name) for name in self.also}
         cells: dict[str, Any] = dict.fromkeys(self.blank)
         if not isinstance(answer, str):
             several = {c.name for c in self.targets if c.multi}
             for column, said in answer.items():
                 cells |= _cells(column, said, column in several)
         return {**line, **cells, self.why: answer if isinstance(answer, str) else None}
+
+
+def _cell(row: Row, column: str) -> str | float | None:
+    """What the table says of a row in a column that is no answer."""
+    value: str | float = getattr(row, column) if column in manifest.RESERVED else row.labels.get(column, "")
+    return None if value == "" else value
 
 
 def _spread(reads: _Reader, chunks: Sequence[Sequence[Row]], workers: int | None) -> Generator[list[dict[str, Any]]]:
@@ -205,10 +213,10 @@ def _cells(column: str, said: Mapping[str, float] | float, several: bool) -> dic
 
 def _rows(source: Path) -> tuple[Path, manifest.Manifest]:
     """The folder that files are in, and the rows; a file that is missing is told in its own row."""
-    if source.is_file():
-        return source.parent, manifest.load(source.parent, manifest=source.name, multi=None, whole=False)
-    if any((source / name).is_file() for name in manifest.TABLES) or (source.is_dir() and manifest.has_pairs(source)):
-        return source, manifest.load(source, multi=None, whole=False)
+    has_table = any((source / name).is_file() for name in manifest.TABLES)
+    if source.is_file() or has_table or (source.is_dir() and manifest.has_pairs(source)):
+        table = manifest.open_source(source)
+        return table.root, table
     if not source.is_dir():
         raise DataError(f"source: there is no {source}, expected a folder of clips or a table")
     files = sorted(p for p in source.rglob("*") if p.suffix.lower() in video.SUFFIXES and not p.name.startswith("."))

@@ -18,7 +18,6 @@ from kinetext.types import DataError, KinetextError, Progress, joined
 
 Page = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # of a terminal: title, columns, rows
 
-_MOST_LISTED = 50  # sizes of clips, and on a terminal classes
 _FAILED = 5  # files that can't be read, which are named
 
 
@@ -188,8 +187,8 @@ def _probed(root: Path, files: Sequence[str], progress: Progress | None) -> dict
             "seconds": {**_spread([info.duration for info in infos]), "sum": sum(info.duration for info in infos)},
             "frames": _spread([info.num_frames for info in infos]),
             "megabytes": sum(manifest.place(root, file).stat().st_size for file in files if file not in failed) / 1e6,
-            "sizes": dict(sizes.most_common(_MOST_LISTED)),
-            "fps": dict(rates.most_common(_MOST_LISTED)),
+            "sizes": dict(sizes.most_common()),
+            "fps": dict(rates.most_common()),
         }
     return found
 
@@ -209,21 +208,29 @@ def stats_tables(found: Mapping[str, Any]) -> list[Page]:
     ]
     made: list[Page] = [(found["source"], ("", ""), top)]
     if found["text"]["rows"]:
-        made.append(("text", ("", ""), _lines(found["text"])))
+        shares = {name: f"{share:.1%} of the texts" for name, share in found["text"]["scripts"].items()}
+        made.append(("text", ("", ""), _lines({**found["text"], "scripts": shares})))
     for name, column in found["columns"].items():
         if classes := column.get("classes"):
             splits = [split for split in SPLITS if split in found["splits"]]
             rows: list[tuple[str, ...]] = [
                 (one, str(counts["rows"]), *(str(counts.get(split, 0)) for split in splits))
-                for one, counts in list(classes.items())[:_MOST_LISTED]
+                for one, counts in classes.items()
             ]
-            if len(classes) > _MOST_LISTED:
-                rows.append((f"and {len(classes) - _MOST_LISTED} more", *[""] * (1 + len(splits))))
             made.append((name, ("class", "rows", *splits), rows))
         else:
             made.append((name, ("", ""), _lines(column)))
-    if "clips" in found:
-        made.append(("clips", ("", ""), _lines(found["clips"])))
+    return made + _clips(found["clips"]) if "clips" in found else made
+
+
+def _clips(probed: Mapping[str, Any]) -> list[Page]:
+    """What was probed, and how often there is which size and which rate."""
+    counted = {"sizes": "size", "fps": "frames a second"}
+    made: list[Page] = [("clips", ("", ""), _lines({k: v for k, v in probed.items() if k not in counted}))]
+    for name, title in counted.items():
+        rows: list[tuple[str, ...]] = [(one, str(count)) for one, count in probed.get(name, {}).items()]
+        if rows:
+            made.append(("", (title, "files"), rows))
     return made
 
 

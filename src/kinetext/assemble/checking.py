@@ -37,6 +37,7 @@ def plan(recipe: Recipe) -> Plan:
         num_frames=0 if args["video_vectors"] else args["num_frames"],
         fit=args["fit"],
         own_splits=not args["folds"],
+        decided=True,
     )
 
 

@@ -14,6 +14,7 @@ import kinetext
 from kinetext.cli import data, making
 from kinetext.cli.doctor import doctor
 from kinetext.cli.options import AsJson, Changes, Device, RunName
+from kinetext.cli.stopping import resumable
 
 if TYPE_CHECKING:
     from kinetext.evaluate import Evaluation
@@ -72,7 +73,7 @@ def predict(
     if source is not None and out is not None:
         from kinetext.apps import predicting
 
-        with terminal.bar("rows") as progress:
+        with resumable(), terminal.bar("rows") as progress:
             done = predicting.predict(pipeline, source, out, progress, ray=ray, workers=workers)
         typer.echo(done.path)
         if done.failed:

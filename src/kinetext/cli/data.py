@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from kinetext.cli.options import AsJson
+from kinetext.cli.stopping import resumable
+
+Source = Annotated[Path, typer.Argument(metavar="DIR", help="A folder with clips and a table; or a table.")]
 
 verbs = typer.Typer(help="Make and look at datasets.", no_args_is_help=True)
 
@@ -31,30 +34,35 @@ def make(
 
 @verbs.command("show")
 def show(
-    folder: Annotated[Path, typer.Argument(help="A folder with metadata.csv and clips.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="A PNG; FOLDER.png if not given.")] = None,
+    source: Source,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="A PNG; FOLDER.png beside the folder if not given.")
+    ] = None,
     num: Annotated[int, typer.Option(help="How many clips to show.")] = 12,
 ) -> None:
     """Write a contact sheet of a dataset, and list what is on it."""
     from kinetext.apps import folders, terminal
 
-    sheet = out or folder.with_name(f"{folder.resolve().name}.png")
-    rows = folders.show(folder, sheet, num)
-    terminal.table(str(folder), ("file", "text", "labels", "split"), rows)
+    folder = (source.parent if source.is_file() else source).resolve()
+    sheet = out or folder.with_name(f"{folder.name}.png")
+    rows = folders.show(source, sheet, num)
+    terminal.table(str(source), ("file", "text", "labels", "split"), rows)
     if any(file for file, *_ in rows):
         typer.echo(sheet)
 
 
 @verbs.command("pack")
 def pack(
-    folder: Annotated[Path, typer.Argument(help="A folder with clips and a table.")],
+    source: Source,
     out: Annotated[Path, typer.Argument(help="A new folder; or an unfinished pack, which goes on.")],
     size: Annotated[
-        int, typer.Option(help="Pixels, the side of the frames: that of the training; 128 if not given.")
-    ] = 0,
-    num_frames: Annotated[int, typer.Option(help="Frames of every clip, spread over all of it; 16 if no --fps.")] = 0,
-    fps: Annotated[float, typer.Option(help="Frames a second instead, for random windows.")] = 0.0,
-    channels: Annotated[int, typer.Option(help="3 (RGB) or 1 (luma); 3 if not given.")] = 0,
+        int | None, typer.Option(help="Pixels, the side of the frames: that of the training; 128 if not given.")
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option(help="Frames of every clip, spread over all of it; 16 if no --fps.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second instead, for random windows.")] = None,
+    channels: Annotated[int | None, typer.Option(help="3 (RGB) or 1 (luma); 3 if not given.")] = None,
     fit: Annotated[str, typer.Option(help="crop, squash or pad.")] = "crop",
     region: Annotated[
         tuple[float, float, float, float], typer.Option(help="Left, top, right, bottom: the part that is looked at.")
@@ -64,9 +72,9 @@ def pack(
     shard_mb: Annotated[int, typer.Option(help="Megabytes of a shard.")] = 256,
     workers: Annotated[int, typer.Option(help="Processes that read clips.")] = 0,
     run: Annotated[
-        str, typer.Option(help="Pack what this run's codec makes of the clips, too; they are then as the run's.")
-    ] = "",
-    manifest: Annotated[str, typer.Option(help="The table, if not metadata.*.")] = "",
+        str | None, typer.Option(help="Pack what this run's codec makes of the clips, too; they are then as the run's.")
+    ] = None,
+    manifest: Annotated[str | None, typer.Option(help="The table, if not metadata.*.")] = None,
 ) -> None:
     """Write a dataset as training-ready tar shards; an interrupted pack goes on when it is asked for again."""
     from kinetext.apps import packing, terminal
@@ -75,9 +83,11 @@ def pack(
         size=size, num_frames=num_frames, fps=fps, channels=channels, fit=fit, region=region, exact=exact,
         quality=quality, shard_mb=shard_mb, run=run,
     )  # fmt: skip
-    with terminal.bar("samples") as progress:
-        shards = packing.pack(folder, out, made, run=run, table=manifest, workers=workers, progress=progress)
-    typer.echo(f"{out}: {shards} shards")
+    with resumable(), terminal.bar("samples") as progress:
+        shards = packing.pack(
+            source, out, made, run=run or "", table=manifest or "", workers=workers, progress=progress
+        )
+    typer.echo(f"{out}: {shards} shard{'s' if shards > 1 else ''}")
 
 
 @verbs.command("verify")
@@ -96,7 +106,7 @@ def verify(folder: Annotated[Path, typer.Argument(help="What kinetext data pack 
 
 @verbs.command("split")
 def split(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with clips and a table; or a table.")],
+    source: Source,
     out: Annotated[Path, typer.Option("-o", "--out", help="A new table, .csv, .jsonl or .parquet.")],
     by: Annotated[str, typer.Option(help="group, time or hash; groups are never divided.")] = "group",
     fractions: Annotated[
@@ -120,9 +130,10 @@ def split(
 
 @verbs.command("stats")
 def stats(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with clips and a table; or a table.")],
+    source: Source,
     probe: Annotated[bool, typer.Option("--probe", help="Open every file, too: lengths, rates, sizes.")] = False,
     as_json: AsJson = False,
+    most: Annotated[int, typer.Option(help="How many classes, sizes and so on are shown; --json has all.")] = 20,
 ) -> None:
     """Count what stands in a table: rows, splits, classes, texts; with --probe, what its clips are."""
     from kinetext.apps import tables, terminal
@@ -133,7 +144,7 @@ def stats(
         _json(found)
         return
     for title, columns, rows in tables.stats_tables(found):
-        terminal.table(title, columns, rows)
+        terminal.table(title, columns, rows, most)
 
 
 @verbs.command("diff")
@@ -141,7 +152,7 @@ def diff(
     a: Annotated[Path, typer.Argument(help="A folder with clips and a table; or a table.")],
     b: Annotated[Path, typer.Argument(help="Another.")],
     as_json: AsJson = False,
-    most: Annotated[int, typer.Option(help="How many of each kind of difference are shown.")] = 20,
+    most: Annotated[int, typer.Option(help="How many of each kind of difference are shown; --json has all.")] = 20,
 ) -> None:
     """Say how two tables and their files differ; exit code 1 if they do."""
     from kinetext.apps import comparing, terminal
@@ -151,8 +162,8 @@ def diff(
     if as_json:
         _json(found.as_json())
     else:
-        for title, columns, rows in comparing.diff_tables(found, most):
-            terminal.table(title, columns, rows)
+        for title, columns, rows in comparing.diff_tables(found):
+            terminal.table(title, columns, rows, most)
     if found.any():
         raise typer.Exit(1)
     if not as_json:
@@ -181,7 +192,7 @@ def convert(
 
 @verbs.command("export")
 def export(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with clips and a table; or a table.")],
+    source: Source,
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     kind: Annotated[str, typer.Option("--format", help="fiftyone.")] = "fiftyone",
 ) -> None:

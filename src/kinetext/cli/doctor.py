@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kinetext.cli.options import AsJson
+from kinetext.cli.stopping import resumable
 
 
 def doctor(
@@ -23,18 +24,14 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say what is wrong with a dataset before it is trained on; exit code 1 where something is an error."""
-    from kinetext.apps import doctoring, terminal
+    with resumable():
+        from kinetext.apps import doctoring, terminal
 
-    try:
         found = doctoring.examine(source, doctoring.Asked(recipe, report, write), terminal.bar)
-    except KeyboardInterrupt:
-        typer.echo("kinetext: stopped; what was read is kept, and the same command goes on", err=True)
-        raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
     else:
-        for line in doctoring.lines(found):
-            typer.echo(line)
+        terminal.lines(doctoring.lines(found))
         for written in (report, write):
             if written:
                 typer.echo(written)

@@ -26,6 +26,7 @@ Bar = Callable[[str], AbstractContextManager[Progress]]
 _TOLD = (
     "file-across-splits",
     "label-variants",
+    "label-typo",
     "label-multi",
     "label-unseen",
     "label-conflict",
@@ -132,7 +133,7 @@ def examine(
     ]
     with _line(bar, "shortcuts") as progress:
         shortcuts = shortcut.test(subject, progress)
-    checks += [*shortcut.findings(shortcuts), *shortcut.untested(subject, shortcuts)]
+    checks += [*shortcut.findings(shortcuts, decided=plan.decided), *shortcut.untested(subject, shortcuts)]
     return Report(examined, subject, tuple(ordered(checks)), labels.balance(subject), tuple(shortcuts))
 
 

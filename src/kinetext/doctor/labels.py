@@ -12,7 +12,8 @@ from kinetext.doctor.subject import Subject
 from kinetext.manifest import SEPARATOR, Row, as_number
 
 RARE = 5  # rows; a class with fewer can hardly be learned, let alone measured
-_STRAY = 0.1  # of the median class: an index at the edge that is rarer is a slip
+_STRAY = 0.1  # of the median class: an index at the edge that is rarer is a slip; so is a name, of one that it is near
+_LONG_WORD = 5  # letters; in shorter words, one letter often makes another class
 
 
 def check(subject: Subject) -> list[Finding]:
@@ -39,6 +40,7 @@ def _column(subject: Subject, column: str) -> list[Finding]:
     return [
         *_missing(subject, column),
         *_names(column, having),
+        *_slips(column, having),
         *_several(subject, column, having),
         *_indices(column, having),
         *_rare(subject, column, having),
@@ -85,6 +87,44 @@ def _names(column: str, having: dict[str, list[Row]]) -> list[Finding]:
         rows,
         column,
     )
+
+
+def _slips(column: str, having: dict[str, list[Row]]) -> list[Finding]:
+    """Rare classes that are one slip of the pen away from a frequent one, in a word that is long enough to tell."""
+    plain = {name: same_name(name) for name in having}
+    rows: dict[int, str] = {}
+    for name in (name for name in having if len(having[name]) < RARE):
+        often = [o for o in having if len(having[o]) * _STRAY >= len(having[name]) and one_slip(plain[name], plain[o])]
+        best = max(often, key=lambda other: len(having[other]), default=None)
+        if best is not None:
+            rows |= {row.number: f"{name!r}, and {best!r}" for row in having[name]}
+    return found(
+        "label-typo",
+        "warning",
+        f"{column}: {counted(len(rows), 'row has', 'rows have')} a label that is one letter away from a frequent class.",
+        "Correct it, or leave it if it is a class of its own.",
+        rows,
+        column,
+    )
+
+
+def one_slip(a: str, b: str) -> bool:
+    """Whether one letter that was added, left out, changed or swapped with the next makes a word of one the word of the
+    other, all other words being equal (Damerau 1964). Only words of letters count, ``_LONG_WORD`` or longer, in scripts that
+    have capitals: a Chinese character more is another word. What makes a plural in English is no slip.
+    """
+    ours, theirs = re.split(r"[\s_-]+", a), re.split(r"[\s_-]+", b)
+    differ = [(x, y) for x, y in zip(ours, theirs, strict=False) if x != y]
+    if len(ours) != len(theirs) or len(differ) != 1:
+        return False
+    short, long = sorted(differ[0], key=len)
+    if len(short) < _LONG_WORD or not (short + long).isalpha() or short.upper() == short or long == short + "s":
+        return False
+    start = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), len(short))
+    rest, other = short[start:], long[start:]
+    if len(short) < len(long):
+        return rest == other[1:]
+    return rest[1:] == other[1:] or (rest[:2] == other[1::-1] and rest[2:] == other[2:])
 
 
 def _several(subject: Subject, column: str, having: dict[str, list[Row]]) -> list[Finding]:

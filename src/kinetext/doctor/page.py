@@ -61,14 +61,15 @@ class _Pictures:
         self.rows = {row.number: row for row in subject.rows}
 
     def of(self, numbers: Sequence[int]) -> str:
-        """The first few of these rows, each with its number."""
+        """The first few of these rows, each with its number and file."""
         made: list[str] = []
         for number in numbers:
             if len(made) == _PICTURES or not self.left:
                 break
             row = self.rows[number]
             if self.subject.look(row) and (source := self._source(row)):
-                made.append(f'<figure><img src="{source}" alt=""><figcaption>row {number}</figcaption></figure>')
+                what = f"row {number}: {html.escape(row.file or '')}"
+                made.append(f'<figure><img src="{source}" alt=""><figcaption>{what}</figcaption></figure>')
                 self.left -= 1
         return f'<div class="strip">{"".join(made)}</div>' if made else ""
 
@@ -168,6 +169,7 @@ article { border-left: 4px solid var(--edge); padding: 2px 0 6px 14px; margin: 1
 article.error { border-color: #ce2c31; } article.warning { border-color: var(--b); } article.note { border-color: var(--a); }
 article p { margin: 2px 0; } h3 { margin: 10px 0 4px; font-size: 15px; } .advice { color: var(--soft); }
 .strip { display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0; } .strip img { display: block; }
+.strip figcaption { max-width: 288px; overflow-wrap: anywhere; }
 .bar { display: grid; grid-template-columns: minmax(90px, 180px) 1fr minmax(120px, 220px); gap: 10px; align-items: center;
   font-size: 13px; } .bar span { overflow-wrap: anywhere; }
 .track { position: relative; height: 12px; background: color-mix(in srgb, var(--edge) 45%, transparent); border-radius: 3px; }

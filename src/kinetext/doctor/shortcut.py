@@ -254,21 +254,28 @@ class _Guesses:
         return (as_many + 1) / (_SHUFFLES + 1) < (1 - _LEVEL) / 2
 
 
-def findings(shortcuts: Sequence[Shortcut]) -> list[Finding]:
-    """What leaks as files, and whether it still does as read."""
+def findings(shortcuts: Sequence[Shortcut], *, decided: bool = False) -> list[Finding]:
+    """What leaks as files, and whether it still does as read.
+
+    Args:
+        decided: whether clips are read as a recipe says, and not as would be advised.
+    """
     said = []
     for one in shortcuts:
         if one.way != "as files":
             continue
         read = next((other for other in shortcuts if other.column == one.column and other.recommended), None)
         if one.leaks():
+            ended = decided and read is not None and not read.leaks()
             said.append(
                 Finding(
                     "shortcut",
-                    "warning",
+                    "note" if ended else "warning",
                     f"{one.column}: {_told(one)}. {_afterwards(read)}",
-                    'Read clips as squares of one size, with fit = "squash" and as many frames of each; a score without that '
-                    "is not believable.",
+                    "The recipe reads clips so that it can't be seen; keep that."
+                    if ended
+                    else 'Read clips as squares of one size, with fit = "squash" and as many frames of each; a score without '
+                    "that is not believable.",
                     column=one.column,
                 )
             )

@@ -27,6 +27,7 @@ class Plan:
         num_frames: frames that a clip is read as, 0 where nothing is decided.
         fit: how a frame becomes a square.
         own_splits: whether the table's own splits are used, and not folds.
+        decided: whether a recipe says so.
     """
 
     targets: tuple[str, ...] | None = None
@@ -38,6 +39,7 @@ class Plan:
     num_frames: int = 0
     fit: Fit = "squash"
     own_splits: bool = True
+    decided: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from kinetext.manifest.reading import TABLES
 from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split, as_number, is_elsewhere
 from kinetext.manifest.selection import Selection, key_of
 from kinetext.manifest.splits import SPLIT_TABLE, groups, with_fold, with_splits, with_stored_splits, with_val
-from kinetext.manifest.table import Manifest, is_classes, load, numbers, open_source
+from kinetext.manifest.table import Manifest, is_classes, load, located, numbers, open_source
 from kinetext.manifest.vectors import Vectors
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "is_elsewhere",
     "key_of",
     "load",
+    "located",
     "numbers",
     "open_source",
     "place",

@@ -115,8 +115,13 @@ def open_source(source: Path) -> Manifest:
     """The table of a folder, or a table by itself, to look at: files may be missing, and columns with lists hold several
     classes.
     """
-    root, name = (source.parent, source.name) if source.is_file() else (source, None)
+    root, name = located(source)
     return load(root, manifest=name, multi=None, whole=False)
+
+
+def located(source: Path) -> tuple[Path, str | None]:
+    """The folder that files are in, and the name of the table there: None where ``source`` is that folder."""
+    return (source.parent, source.name) if source.is_file() else (source, None)
 
 
 def _checked(raw: Raw, multi: Sequence[str], problems: list[str]) -> tuple[Row, ...]:
