@@ -144,6 +144,15 @@ def test_exit_codes(
         assert done.err.count("\n") == 1
 
 
+# the shell that started the tests in the background may have made them, and all that they start, deaf to Ctrl-C
+_HEARING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from kinetext.cli import main
+main()
+"""
+
+
 def test_stopped_and_gone_on_with(clean_set: Path, tmp_path: Path) -> None:
     """Ctrl-C ends it within seconds; what was read is there for the next time."""
     many = tmp_path / "many"
@@ -156,7 +165,7 @@ def test_stopped_and_gone_on_with(clean_set: Path, tmp_path: Path) -> None:
     (many / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
     environment = {**os.environ, "KINETEXT_CACHE": str(tmp_path / "cache")}
     running = subprocess.Popen(
-        [sys.executable, "-m", "kinetext", "doctor", str(many)],
+        [sys.executable, "-c", _HEARING, "doctor", str(many)],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
     )  # fmt: skip
     until = time.monotonic() + 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,18 @@ def test_a_crash_is_one_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["2.mp4"].trouble == "unreadable"
     assert "crashes" in found["2.mp4"].why
     assert [name for name, facts in found.items() if facts.trouble] == ["2.mp4", "bad.mp4"]
+
+
+def test_its_processes_end_with_it(root: Path) -> None:
+    """At once, also while whoever was interrupted still holds the traceback."""
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt) as held:
+        survey.survey(root, ranges(root), processes=2, progress=stop)
+    assert held.tb is not None and threading.active_count() == before
 
 
 def test_no_file_is_blamed_for_a_process_that_does_not_start(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -122,12 +123,12 @@ def survey(
         for file, some in ranges.items()
     ]
     many = processes or (_cores() if _bytes(root, ranges) > _FEW else 1)
-    read = _in_processes(jobs, many) if many > 1 else ((job, _read(job)) for job in jobs)
     done: dict[str, Facts] = {}
-    for job, facts in read:
-        done[job.file] = facts
-        if progress:
-            progress(len(done), len(jobs))
+    with closing(_in_processes(jobs, many) if many > 1 else ((job, _read(job)) for job in jobs)) as read:
+        for job, facts in read:
+            done[job.file] = facts
+            if progress:
+                progress(len(done), len(jobs))
     return {job.file: done[job.file] for job in jobs}
 
 
@@ -147,7 +148,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_processes(jobs: Sequence[_Job], processes: int) -> Iterator[tuple[_Job, Facts]]:
+def _in_processes(jobs: Sequence[_Job], processes: int) -> Generator[tuple[_Job, Facts]]:
     """Facts as they are found, by processes that a thread each talks to. One that dies takes no other file with it.
 
     They are no children of ``multiprocessing``: that would run a user's own script again in each of them.
