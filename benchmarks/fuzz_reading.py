@@ -153,7 +153,7 @@ def mutant(paths: list[Path], seed: int, number: int) -> tuple[str, bytes]:
     path, other = (rng.choice(own if rng.random() < 0.8 else paths) for _ in range(2))
     data, more = bytearray(path.read_bytes()), other.read_bytes()
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        if data:
+        if len(data) > 1:
             data = rng.choice(MUTATIONS)(data, rng, more)
     return path.suffix, bytes(data)
 
