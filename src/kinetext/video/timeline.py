@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from threading import Lock
@@ -67,6 +67,7 @@ class Timeline:
         duration: seconds from the first frame to the end of the last; 0 for an image.
         header: what the file says of itself.
         headless: whether it begins with pictures that refer to others which are not in it.
+        reconfigured: whether a packet after the first brings the decoder another configuration (parameter sets of H.264, say).
     """
 
     times: NDArray[np.float64]
@@ -76,6 +77,7 @@ class Timeline:
     duration: float
     header: Header
     headless: bool = False
+    reconfigured: bool = False
 
     def __len__(self) -> int:
         return len(self.times)
@@ -180,11 +182,13 @@ class Scan:
         self.total = 0  # packets that hold something, or stand for a frame that is the one before
         self.cut = False
         self.headless = False
+        self.reconfigured = False
         self.shown: list[_Packet] = []
 
     def see(self, packet: av.Packet[VideoStream]) -> None:
         """Takes note of the next packet."""
         self.headless |= not self.total and not packet.is_keyframe
+        self.reconfigured |= self.total > 0 and packet.has_sidedata("new_extradata")
         self.total += 1
         self.cut |= packet.is_corrupt
         if packet.size and not packet.is_discard:
@@ -211,7 +215,7 @@ class Scan:
             return Timeline(np.zeros(1), _NONE, _NONE, Fraction(0), 0.0, header)
         pts = sorted({packet.pts for packet in shown if packet.pts is not None})
         if header.container not in _TIMED or len(pts) < len(shown):
-            return _counted(path, header, self.unit, self.limits)
+            return replace(_counted(path, header, self.unit, self.limits), reconfigured=self.reconfigured)
         return self._timed(pts)
 
     def promise(self) -> Timeline:
@@ -243,7 +247,8 @@ class Scan:
         keys = sorted(packet.pts for packet in self.shown if packet.key and packet.pts is not None)
         times = np.array([float((at - pts[0]) * unit) for at in pts])
         headless = self.headless and bool(keys)  # some containers mark no key frames at all
-        return Timeline(times, np.array(pts), np.searchsorted(pts, keys), fps, float(duration), self.header, headless)
+        numbers, seconds = np.searchsorted(pts, keys), float(duration)
+        return Timeline(times, np.array(pts), numbers, fps, seconds, self.header, headless, self.reconfigured)
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterable[av.Packet[VideoStream]]:
