@@ -333,3 +333,17 @@ def test_broken_tars_are_named(tmp_path: Path, own_cache: None, name: str, said:
     write("split.tar", "w", ("a.json", b'{"split": "dev"}'), ("a.txt", b"a"))
     with pytest.raises(DataError, match=said):
         Shards(root=str(tmp_path / name))
+
+
+def test_tars_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, own_cache: None) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_tar(tmp_path / folder / "0.tar", {f"{i}.png": picture.getvalue() for i in range(3)})
+        fsspec.filesystem("memory").pipe(f"/{folder}/0.tar", (tmp_path / folder / "0.tar").read_bytes())
+    for home in (f"{tmp_path}/", "memory://"):
+        train, val = (Shards(root=f"{home}a/0.tar", val=f"{home}b/0.tar", split=s) for s in ("train", "val"))
+        assert train.rows[0].file == "a/0.tar/0" and val.rows[0].file == "b/0.tar/0"
+        assert not {train[i].group for i in range(3)} & {val[i].group for i in range(3)}
+        assert Shards(root=f"{home}a/0.tar", folds=2).selected.table.rows[0].file == "0.tar/0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -21,7 +22,7 @@ from kinetext.types import DataError
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _OWN = ("file_name", "start", "end")  # the clip of a sample is a whole member of its tar
-_VERSION = 1  # of what stands in an index
+_VERSION = 2  # of what stands in an index
 
 
 def indexed(
@@ -38,12 +39,13 @@ def indexed(
     Raises:
         DataError: there are none, or one can't be fetched or read.
     """
-    given = {split: tuple(_fetched(expanded(pattern))) for split, pattern in patterns.items() if pattern}
-    paths = [path for found in given.values() for path in found]
-    splits = [split for split, found in given.items() for _ in found] if len(given) > 1 else [""] * len(paths)
+    given = {split: expanded(pattern) for split, pattern in patterns.items() if pattern}
+    tars = [tar for found in given.values() for tar in found]
+    splits = [split for split, found in given.items() for _ in found] if len(given) > 1 else [""] * len(tars)
+    names, paths = _names(tars), list(_fetched(tars))
     state = [
-        [str(path), path.stat().st_size, path.stat().st_mtime_ns, split]
-        for path, split in zip(paths, splits, strict=True)
+        [str(path), path.stat().st_size, path.stat().st_mtime_ns, split, name]
+        for path, split, name in zip(paths, splits, names, strict=True)
     ]
     folder = (
         cache_folder() / "shards" / hashlib.sha256(json.dumps([_VERSION, *suffixes, *state]).encode()).hexdigest()[:24]
@@ -51,7 +53,7 @@ def indexed(
     try:
         if not (folder / INDEX).is_file():  # written last
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder, paths, splits, suffixes)
+            _write(folder, paths, names, splits, suffixes)
     except OSError as error:
         raise DataError(
             f"{folder}: can't be written ({error}); set KINETEXT_CACHE to a folder with room for the index of shards"
@@ -96,20 +98,33 @@ def _choices(inside: str) -> list[str]:
     return [f"{number:0{len(low)}}" for number in range(int(low), int(high) + 1)]
 
 
+def _names(tars: Sequence[str]) -> list[str]:
+    """What tells the tars from each other, as samples are called: their paths below the folder that all of them are in."""
+    plain = [re.split(r"[?#]", tar)[0] if is_elsewhere(tar) else os.path.abspath(tar) for tar in tars]
+    told = plain if len(set(plain)) == len(set(tars)) else tars  # some servers tell files by what stands behind "?"
+    paths = [tar.replace("://", "/").lstrip("/") for tar in told]
+    shared = os.path.commonpath(map(os.path.dirname, paths))
+    return [path[len(shared) :].lstrip("/") for path in paths]
+
+
 def _fetched(names: Sequence[str]) -> Iterator[Path]:
     """Local paths, those of what is elsewhere in the cache."""
     for name in names:
         yield fetch(name) if is_elsewhere(name) else Path(name).absolute()
 
 
-def _write(folder: Path, paths: Sequence[Path], splits: Sequence[str], suffixes: Sequence[str]) -> None:
+def _write(
+    folder: Path, paths: Sequence[Path], names: Sequence[str], splits: Sequence[str], suffixes: Sequence[str]
+) -> None:
     """Indexes tars into a folder of the cache."""
     reader = Pieces(paths)
     rows: list[dict[str, str]] = []
     places: list[dict[str, object]] = []
     for shard, path in enumerate(paths):
         for piece in pieces(path):
-            row = _row(piece, reader, shard, suffixes)
+            row = _row(piece, reader, shard)
+            if any(is_clip(name, suffixes) for name in piece.members):
+                row["file_name"] = f"{names[shard]}/{piece.key}"
             rows.append(row | ({"split": splits[shard]} if splits[shard] else {}))
             places.append(
                 {"key": piece.key, "shard": shard, "start": piece.start, "size": piece.size}
@@ -121,7 +136,7 @@ def _write(folder: Path, paths: Sequence[Path], splits: Sequence[str], suffixes:
     write_index(folder / INDEX, places)
 
 
-def _row(piece: Piece, reader: Pieces, shard: int, suffixes: Sequence[str]) -> dict[str, str]:
+def _row(piece: Piece, reader: Pieces, shard: int) -> dict[str, str]:
     """What the small members of a sample say."""
 
     def text_of(name: str) -> str:
@@ -139,8 +154,6 @@ def _row(piece: Piece, reader: Pieces, shard: int, suffixes: Sequence[str]) -> d
         cells = {name: _cell(value) for name, value in said.items()} if isinstance(said, dict) else {}
         row = {name: cell for name, cell in cells.items() if cell is not None and name not in _OWN}
     row |= {column: text_of(name) for name, column in (("txt", "text"), ("cls", "cls")) if name in piece.members}
-    if any(is_clip(name, suffixes) for name in piece.members):
-        row["file_name"] = f"{reader.paths[shard].name}/{piece.key}"
     return row
 
 
