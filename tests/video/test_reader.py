@@ -111,7 +111,8 @@ def test_a_frame_that_is_sought_is_that_of_decoding_in_order(
     ):
         if not warm:
             video.forget()
-        got = dict(frames.frames(path, wanted))
+        with frames.open_file(path) as file:
+            got = dict(file.frames(wanted))
         assert list(got) == wanted
         for number, frame in got.items():
             assert np.array_equal(frame.to_ndarray(), plain[number]), (wanted, number)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import av
 from av.container import InputContainer
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from kinetext.types import DataError
@@ -30,6 +32,7 @@ _THREADED = frozenset({"hevc"})
 # decoders that tell where a picture refers to one that is not there; others paint it grey
 _TELLING = frozenset({"h264", "hevc", "vp9", "libdav1d", "av1", "mpeg2video"})
 _KEPT = 2**26  # bytes of packets that are kept in memory, so that they are read from the file once
+_PACKET = 2**10  # bytes that a packet takes besides its own
 
 
 def timeline(path: Path, limits: Limits = LIMITS) -> Timeline:
@@ -40,16 +43,6 @@ def timeline(path: Path, limits: Limits = LIMITS) -> Timeline:
     """
     with open_file(path, limits=limits) as file:
         return file.line
-
-
-def frames(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """The wanted frames of a file (ascending, without repeats) with their numbers.
-
-    Raises:
-        VideoError: the file or one of them can't be decoded, or only with flaws.
-    """
-    with open_file(path) as file:
-        yield from file.frames(wanted)
 
 
 def open_file(path: Path, *, threads: int = 0, limits: Limits = LIMITS) -> VideoFile | Pictures:
@@ -75,6 +68,8 @@ def _picture(path: Path, limits: Limits) -> VideoFrame:
 class VideoFile:
     """An open file. What is not known of it yet is read from its packets, which are then kept to be decoded.
 
+    It has one decoder: two threads can't read at once, nor can a process that was forked after it was opened.
+
     Args:
         path: of a video or an image.
         threads: of the decoder; 0 is FFmpeg's choice for large frames of H.265, one for others; with several, decoders of H.264,
@@ -87,10 +82,10 @@ class VideoFile:
 
     def __init__(self, path: Path, *, threads: int = 0, limits: Limits = LIMITS) -> None:
         self.path, self.threads, self.limits = path, threads, limits
-        self._open = ExitStack()
-        key = REMEMBERED.key(path)
-        known = REMEMBERED.get(key) if limits == LIMITS else None
-        self.container, self.stream = self._open.enter_context(opened(path, limits))
+        self._open, self._busy, self._process, self._closed = ExitStack(), Lock(), os.getpid(), False
+        self._key = REMEMBERED.key(path)
+        self.container, self.stream = self._open.enter_context(self._opened())
+        known = REMEMBERED.get(self._key) if limits == LIMITS else None
         self._packets: list[Packet] | None = None
         self._used = False  # whether the container stands elsewhere than at its beginning
         self._readings = 0  # that have begun; each takes the decoder from the one before
@@ -98,8 +93,8 @@ class VideoFile:
             with self._open.pop_all() as opening:  # closed by whatever goes wrong
                 known = self._scanned()
                 self._open = opening.pop_all()
-            if limits == LIMITS and key == REMEMBERED.key(path):  # another file may have taken its place meanwhile
-                REMEMBERED.keep(key, known)
+            if limits == LIMITS:
+                REMEMBERED.keep(self._key, known)
         self.line = known
         self._strict(self.stream)
         self._skips = self._may_skip()
@@ -113,9 +108,40 @@ class VideoFile:
         self.close()
 
     def close(self) -> None:
-        """Releases the file and its decoder."""
-        self._packets = None
-        self._open.close()
+        """Releases the file and its decoder; what is read from it then is an error."""
+        if self._process != os.getpid():
+            return  # they are the other process's
+        with self._busy:  # until another thread has its frame
+            self._closed, self._packets = True, None
+            self._readings += 1
+            self._open.close()
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """The file, which must be the very one that was opened first, or has taken its place before that."""
+        with opened(self.path, self.limits) as found:
+            if REMEMBERED.key(self.path) != self._key:
+                raise VideoError(f"{self.path}: was changed while it was read; open it again")
+            yield found
+
+    def _take(self, reading: int) -> None:
+        """Takes the decoder, which is to be released again.
+
+        Raises:
+            DataError: another reading has begun since ``reading``, or has it; or the file is closed.
+        """
+        if self._process != os.getpid():
+            raise DataError(f"{self.path}: was opened by another process; open it in this one, too")
+        if not self._busy.acquire(blocking=False):
+            raise DataError(f"{self.path}: read by two threads at once; open it twice for that")
+        if self._closed or reading != self._readings:
+            self._busy.release()
+            why = (
+                "is closed, expected an open one"
+                if self._closed
+                else "read from two places at once; open it twice for that"
+            )
+            raise DataError(f"{self.path}: {why}")
 
     @property
     def codec(self) -> str:
@@ -134,7 +160,7 @@ class VideoFile:
         if self.line.headless and self.codec not in _TELLING and wanted and wanted[0] < self.line.keys[0]:
             raise broken(self.path, wanted[0], len(self.line), "no key frame before it")
         for run in self._runs(wanted):
-            yield from self._run(run, self.line.key_before(run[0]))
+            yield from self._run(run, self._key_before(run[0]))
 
     def _scanned(self) -> Timeline:
         """Reads all packets; they are kept where they are few bytes."""
@@ -142,9 +168,11 @@ class VideoFile:
         with told(self.path):
             for packet in packets_of(self.container, self.stream):
                 scan.see(packet)
-                size += packet.size
+                size += packet.size + _PACKET
                 if size <= _KEPT:
                     kept.append(packet)
+                else:
+                    kept.clear()
         self._used = True
         self._packets = kept if size <= _KEPT else None
         return scan.line()
@@ -163,7 +191,7 @@ class VideoFile:
         In H.264 these are marked as such (ITU-T H.264, 7.4.1, nal_ref_idc). In H.265 the mark holds within a temporal
         sub-layer only (ITU-T H.265, 7.4.2.2), so there may be but one.
         """
-        if not self.line.pts.size:
+        if not self.line.pts.size or self.line.reconfigured:
             return False
         codec = self.stream.codec_context
         said = codec.extradata or b""
@@ -172,28 +200,34 @@ class VideoFile:
             return all(_sublayer(packet) == 0 for packet in self._packets)
         return codec.name == "h264"
 
-    def _runs(self, wanted: Sequence[int]) -> list[list[int]]:
+    def _key_before(self, number: int) -> int:
+        """Where decoding starts for a frame. A decoder that gets another configuration on its way never goes back to the
+        first by itself, so then it starts at the beginning.
+        """
+        return 0 if self.line.reconfigured else self.line.key_before(number)
+
+    def _runs(self, wanted: Sequence[int]) -> Iterator[Sequence[int]]:
         """Wanted frames in groups that are decoded in one go: a gap without a key frame does not end a group."""
-        runs: list[list[int]] = []
-        for number in wanted:
-            start = self.line.key_before(number)
-            if runs and start <= runs[-1][-1] + 1:
-                runs[-1].append(number)
-            else:
-                runs.append([number])
-        return runs
+        begin = 0
+        for at in range(1, len(wanted)):
+            if self._key_before(wanted[at]) > wanted[at - 1] + 1:
+                yield wanted[begin:at]
+                begin = at
+        if len(wanted):
+            yield wanted[begin:]
 
     def _run(self, wanted: Sequence[int], key: int) -> Iterator[tuple[int, VideoFrame]]:
         """Wanted frames from a key frame on.
 
         After a key frame of an open group (H.264) pictures may name references before it that they do not use, which is an
-        error where these are missing. Then decoding begins a group earlier, and errors before the key frame do not count.
+        error where these are missing; and a container may call a picture a key frame that is none, which some decoders do
+        not tell. Then decoding begins a group earlier.
         """
-        left, found = list(wanted), None
+        done, found = 0, None
         for begin in self._beginnings(key):
             try:
-                for number, frame in self._attempt(left, begin, key):
-                    left = left[1:]
+                for number, frame in self._attempt(wanted[done:], begin):
+                    done += 1
                     yield number, frame
                 return
             except VideoError as error:
@@ -203,22 +237,20 @@ class VideoFile:
 
     def _beginnings(self, key: int) -> list[int]:
         """Where decoding may begin for what follows a key frame, nearest first."""
-        if self.stream.codec_context.name != "h264":
+        if self.codec in _TELLING and self.codec != "h264":
             return [key]
         before = [int(one) for one in self.line.keys if one < key]
         return list(dict.fromkeys([key, *before[-1:], *before[-2:-1], *before[:1]]))
 
-    def _attempt(self, wanted: Sequence[int], begin: int, key: int) -> Iterator[tuple[int, VideoFrame]]:
+    def _attempt(self, wanted: Sequence[int], begin: int) -> Iterator[tuple[int, VideoFrame]]:
         line = self.line
         with ExitStack() as fresh:
-            with told(self.path):
-                stream, packets = self._from(begin, fresh)
-            reading = self._readings
-            decoded = enumerate(self._decoded(stream, packets, wanted, key))
+            stream, packets, reading = self._begun(begin, fresh)
+            decoded = enumerate(self._decoded(stream, packets, wanted, begin))
+            marked = int(line.pts[begin]) if begin and self.codec not in _TELLING else None
             for number in wanted:
                 while True:
-                    if reading != self._readings:
-                        raise DataError(f"{self.path}: read from two places at once; open it twice for that")
+                    self._take(reading)
                     try:
                         count, frame = next(decoded)
                     except StopIteration:
@@ -226,6 +258,12 @@ class VideoFile:
                         raise broken(self.path, number, len(line), cause) from None
                     except av.FFmpegError as error:
                         raise broken(self.path, number, len(line), error.strerror or str(error)) from error
+                    finally:
+                        self._busy.release()
+                    if marked is not None and frame.pts == marked and frame.pict_type != PictureType.I:
+                        raise broken(
+                            self.path, number, len(line), f"frame {begin} is no key frame, though marked as one"
+                        )
                     if frame.pts == line.pts[number] if line.pts.size else count == number:
                         break
                 if frame.is_corrupt:
@@ -233,14 +271,14 @@ class VideoFile:
                 yield number, frame
 
     def _decoded(
-        self, stream: VideoStream, packets: Iterable[Packet], wanted: Sequence[int], key: int
+        self, stream: VideoStream, packets: Iterable[Packet], wanted: Sequence[int], begin: int
     ) -> Iterator[VideoFrame]:
-        """Frames of these packets, until the last that is wanted; what is wrong before a key frame does not count."""
+        """Frames of these packets, which begin with frame ``begin``, until the last that is wanted."""
         codec, timed = stream.codec_context, bool(self.line.pts.size)
-        first = int(self.line.pts[key]) if timed else 0
+        first = int(self.line.pts[begin]) if timed else 0
         left = {int(self.line.pts[number]) for number in wanted} if timed else set()
         for packet in packets:
-            # pictures that are shown before the key frame refer to others before it; none of them is wanted
+            # pictures that are shown before it refer to others before it, which are missing; none of them is wanted
             leads = timed and packet.pts is not None and packet.pts < first
             if self._skips:
                 needed = packet.pts is None or packet.pts in left
@@ -256,9 +294,22 @@ class VideoFile:
                     break  # all that is wanted is in the decoder
         yield from codec.decode(None)
 
+    def _begun(self, begin: int, fresh: ExitStack) -> tuple[VideoStream, Iterable[Packet], int]:
+        """A reading from frame ``begin`` on: the stream, its packets, and the reading's number."""
+        self._take(self._readings)
+        try:
+            with told(self.path):
+                return *self._from(begin, fresh), self._readings
+        finally:
+            self._busy.release()
+
     def _from(self, key: int, fresh: ExitStack) -> tuple[VideoStream, Iterable[Packet]]:
         """The packets from that of a key frame on, in the order of decoding, and the stream whose decoder takes them."""
         self._readings += 1
+        if self.line.reconfigured:
+            container, stream = fresh.enter_context(self._opened())
+            self._strict(stream)
+            return stream, packets_of(container, stream)
         self.stream.codec_context.flush_buffers()
         pts = int(self.line.pts[key]) if self.line.pts.size else None
         if self._packets is not None:
@@ -268,7 +319,7 @@ class VideoFile:
         begins, self._used = not self._used, True
         if (begins and not key) or (key and _sought(self.container, self.stream, pts or 0)):
             return self.stream, packets_of(self.container, self.stream)
-        container, stream = fresh.enter_context(opened(self.path, self.limits))
+        container, stream = fresh.enter_context(self._opened())
         self._strict(stream)
         return stream, packets_of(container, stream)
 

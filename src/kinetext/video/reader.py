@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -19,6 +20,7 @@ from kinetext.types import DataError, joined
 from kinetext.video.containers import VideoError
 from kinetext.video.frames import VideoFile, open_file
 from kinetext.video.limits import LIMITS, Limits
+from kinetext.video.pictures import Pictures
 from kinetext.video.probing import VideoInfo, probed
 from kinetext.video.sampling import SLACK, frame_range, middles, spread
 from kinetext.video.shaping import WHOLE, Fit, Pixels, Region, Shape, Shaper
@@ -51,7 +53,7 @@ class Frames:
 
 
 class VideoReader:
-    """An open video, or an image, which is a video of one frame.
+    """An open video, or an image, which is a video of one frame. It is for one thread of one process at a time.
 
     Args:
         path: the file.
@@ -97,7 +99,7 @@ class VideoReader:
             decoder,
             threads,
         )
-        self._file = open_file(self.path, threads=threads, limits=limits)
+        self._file, self._closed = open_file(self.path, threads=threads, limits=limits), False
         if decoder == "torchcodec" and not isinstance(self._file, VideoFile):
             raise DataError(f"decoder: 'torchcodec' does not read {self.path}; expected 'pyav'")
         self._shaper = Shaper(self.path, self.line, self.shape)
@@ -108,11 +110,18 @@ class VideoReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.__exit__(kind, error, trace)
+        self.close()
 
     def close(self) -> None:
-        """Releases the file and its decoder."""
+        """Releases the file and its decoder; to read from it then is a DataError."""
+        self._closed = True
         self._file.close()
+
+    def _open(self) -> VideoFile | Pictures:
+        """The file, where it is still open."""
+        if self._closed:
+            raise DataError(f"{self.path}: is closed, expected an open one")
+        return self._file
 
     def __len__(self) -> int:
         return len(self.line)
@@ -128,7 +137,7 @@ class VideoReader:
         Raises:
             VideoError: it can't be decoded.
         """
-        return probed(self._file)
+        return probed(self._open())
 
     def frames_at(self, numbers: Sequence[int] | None = None, *, seconds: Sequence[float] | None = None) -> Frames:
         """Frames by number or by time, in any order, with repeats: each is decoded once, in one pass.
@@ -186,12 +195,12 @@ class VideoReader:
         return self._made(self._numbered(begin + middles(float(until) - begin, fps)))
 
     def __iter__(self) -> Iterator[Pixels]:
-        """Every frame ``(H, W, C)`` uint8, one after another, in constant memory."""
+        """Every frame ``(H, W, C)`` uint8, one after another; one of them is in memory at a time."""
         for _, pixels in self.each(range(len(self.line))):
             yield pixels
 
     def each(self, numbers: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
-        """Frames by ascending numbers, in constant memory; a repeated one is decoded once.
+        """Frames by ascending numbers, one in memory at a time; a repeated one is decoded once.
 
         Raises:
             VideoError: one can't be decoded, when its turn comes.
@@ -202,20 +211,24 @@ class VideoReader:
             )
         if any(after < before for before, after in pairwise(numbers)):
             raise DataError("numbers: not ascending, expected each at least the one before")
-        repeats = [(number, len(list(same))) for number, same in groupby(numbers)]
-        found = self._decoded([number for number, _ in repeats])
-        for (_, frame), (number, times) in zip(found, repeats, strict=True):
+        once = numbers if isinstance(numbers, range) else list(dict.fromkeys(numbers))
+        times = Counter(numbers) if len(once) < len(numbers) else {}
+        size: tuple[int, ...] = ()
+        for number, frame in self._decoded(once):
             pixels = self._shaper(frame)
-            for _ in range(times):
-                yield number, pixels
+            size = self._one_size(size or pixels.shape, pixels.shape)
+            yield number, pixels
+            for _ in range(1, times.get(number, 1)):
+                yield number, pixels.copy()  # who takes it may write in it
 
     def _decoded(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         if self.decoder != "torchcodec":
-            return self._file.frames(wanted)
+            return self._open().frames(wanted)
         from kinetext.video import by_torchcodec
 
-        assert isinstance(self._file, VideoFile)  # checked when it was opened
-        found = by_torchcodec.frames(self._file, wanted, self.threads)
+        file = self._open()
+        assert isinstance(file, VideoFile)  # checked when it was opened
+        found = by_torchcodec.frames(file, wanted, self.threads)
         self._shaper = Shaper(self.path, self.line, self.shape, by_torchcodec.TURN)
         return found
 
@@ -228,13 +241,17 @@ class VideoReader:
             planes = self._shaper(frame).transpose(2, 0, 1)
             if made is None:
                 made = np.empty((len(numbers), *planes.shape), np.uint8)
-            if made.shape[1:] != planes.shape:
-                raise VideoError(f"{self.path}: the frame size changes in mid-file, expected one size")
+            self._one_size(made.shape[1:], planes.shape)
             for place in places[number]:
                 made[place] = planes
         assert made is not None
         pixels, times = torch.from_numpy(made).permute(0, 2, 3, 1), torch.from_numpy(self.line.times[list(numbers)])
         return Frames(pixels, tuple(numbers), times)
+
+    def _one_size(self, first: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, ...]:
+        if size != first:
+            raise VideoError(f"{self.path}: the frame size changes in mid-file, expected one size")
+        return size
 
     def _numbered(self, seconds: Sequence[float] | NDArray[np.float64] | None) -> list[int]:
         """The frames on screen at these times."""
