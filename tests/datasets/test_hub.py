@@ -9,12 +9,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 
 import datasets as library
 from kinetext import video
+from kinetext.datasets import hub as module
 from kinetext.datasets.folder import Folder
 from kinetext.datasets.hub import Hub
 from kinetext.types import DataError
@@ -195,12 +197,15 @@ def test_a_dataset_names_no_files_of_this_machine(root: Path, tmp_path: Path, mo
 def test_what_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
     source = saved(root, tmp_path, "bytes")
     (tmp_path / "list.txt").write_text("x")
+    odd = str(tmp_path / "odd")
+    library.DatasetDict({"complete": part(root, range(4), as_bytes=True)}).save_to_disk(odd)
     for options, said in (
         ({"source": str(tmp_path / "list.txt")}, "list.txt' can't be loaded .*expected .parquet or .arrow"),
         ({"source": source}, "has no Video column 'video'; it has clip"),
         ({"source": source, "video": "caption"}, "has no Video column 'caption'; it has clip"),
         ({"source": source, "video": "clip", "val": "holdout"}, "val: .* has no split 'holdout'; it has train, dev"),
         ({"source": source, "video": "clip", "split": "test"}, "has no test rows"),
+        ({"source": odd, "video": "clip"}, "train: .* has no split of a usual name.* it has complete$"),
         ({"source": source, "video": "clip", "targets": ("kinds",)}, "no label column 'kinds' .did you mean 'kind'"),
         (
             {"source": source, "video": "clip", "text": "captions"},
@@ -210,6 +215,53 @@ def test_what_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=said):
             Hub(**{"text": "caption", **options})  # type: ignore[arg-type]
+
+
+def test_chunks_of_large_clips_are_not_joined(tmp_path: Path) -> None:
+    """Their paths are looked at by themselves: 300 clips of 8 MiB have more bytes than one Arrow array can hold."""
+    schema = library.Features(clip=library.Video(), text=library.Value("string")).arrow_schema
+    clip = pyarrow.array([{"bytes": bytes(8 * 2**20), "path": None}], schema.field("clip").type)
+    whole = pyarrow.table([pyarrow.chunked_array([clip] * 300), [f"text {n}" for n in range(300)]], schema=schema)
+    part = library.Dataset(whole, fingerprint="large").cast_column("clip", library.Video(decode=False))
+    module._check_files("nowhere", part, "clip")
+    named = pyarrow.array([{"bytes": None, "path": "/etc/passwd"}], schema.field("clip").type)
+    whole = pyarrow.table([pyarrow.chunked_array([clip, clip, named, clip]), list("abcd")], schema=schema)
+    part = library.Dataset(whole, fingerprint="large").cast_column("clip", library.Video(decode=False))
+    with pytest.raises(DataError, match=r"clip: row 3 of .* names the file '/etc/passwd'"):
+        module._check_files(str(tmp_path), part, "clip")
+
+
+def test_a_number_that_is_none_is_an_empty_cell(tmp_path: Path) -> None:
+    nothing, number = float("nan"), library.Value("float64")
+    columns = {
+        "text": [f"text {n}" for n in range(12)], "grade": [nothing, 1.0, 2.0] * 4, "weight": [nothing, 2.0, 1.0] * 4,
+        "kinds": [["a|b"], ["c", "d"], []] * 4,
+    }  # fmt: skip
+    features = {
+        "text": library.Value("string"), "grade": number, "weight": number, "kinds": library.List(library.Value("string")),
+    }  # fmt: skip
+    library.Dataset.from_dict(columns, features=library.Features(features)).save_to_disk(str(tmp_path / "set"))
+    options: dict[str, Any] = {"source": str(tmp_path / "set"), "video": "", "folds": 2}
+    found = [Hub(targets=("grade",), fold=fold, **options) for fold in range(2)]
+    assert found[0].targets[0].classes == ("1.0", "2.0")
+    samples = [data.still(index) for data in found for index in range(len(data))]
+    assert {(tuple(one.labels.values()), one.weight) for one in samples} == {
+        ((), 1.0), ((("1.0",),), 2.0), ((("2.0",),), 1.0),
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"set: row 1: kinds is a list"):
+        Hub(targets=("kinds",), multi=("kinds",), **options)
+
+
+def test_a_broken_clip_is_named_with_its_row(root: Path, tmp_path: Path) -> None:
+    whole = [(root / f"{number % 6}.mp4").read_bytes() for number in range(40)]
+    for broken in (0, 33):  # the first is opened for its length, the other only when it is read
+        clips = [{"bytes": b"no clip" if n == broken else data, "path": None} for n, data in enumerate(whole)]
+        columns = {"clip": clips, "text": [f"text {n}" for n in range(40)]}
+        features = library.Features(clip=library.Video(), text=library.Value("string"))
+        part = library.Dataset.from_dict(columns, features=features)
+        library.DatasetDict({"train": part}).save_to_disk(str(tmp_path / str(broken)))
+        with pytest.raises(DataError, match=rf"/{broken}: train {broken + 1}: .*members"):
+            _ = Hub(source=str(tmp_path / str(broken)), video="clip", num_frames=2, size=8)[broken]
 
 
 def test_without_the_library_the_extra_is_named() -> None:

@@ -17,7 +17,7 @@ from kinetext import manifest as tables
 from kinetext import video as clips
 from kinetext.interfaces import Dataset, Shape
 from kinetext.manifest import packed
-from kinetext.manifest.rows import MEANT, PROTOCOLS, is_elsewhere
+from kinetext.manifest.rows import MEANT, PROTOCOLS, cell, is_elsewhere
 from kinetext.options import suggest
 from kinetext.runtime import cache_folder, rng
 from kinetext.types import DataError, Sample, joined
@@ -104,17 +104,18 @@ class Hub(Dataset):
         isolated: bool = False,
     ) -> None:
         self.look = clips.Look(
-            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter,
-            decoder, isolated,
+            training=split == "train", num_frames=num_frames, size=size, channels=channels, sampling=sampling,
+            clip_seconds=clip_seconds, fit=fit, region=region, flip=flip, crop_jitter=crop_jitter, decoder=decoder,
+            isolated=isolated,
         )  # fmt: skip
-        self.fixed, self.seed, self.video = self.look.fixed, seed, video
+        self.fixed, self.seed, self.source, self.video = self.look.fixed, seed, source, video
         parts = _named(source, _loaded(source, config, revision), {"train": train, "val": val, "test": test})
         if video:
             parts = {name: _with_files(source, part, video) for name, part in parts.items()}
         _check_text(source, parts, text)
         for part in parts.values() if video else ():
             _check_files(source, part, video)
-        rows, self._places = _rows(parts, video, {"text": text, "group": group})
+        rows, self._places = _rows(source, parts, video, {"text": text, "group": group}, multi)
         self.parts = parts
         self.selected = tables.Selection(
             _table(source, rows, multi), split, text="text" if text else "", targets=targets, multi=multi, numeric=numeric,
@@ -134,7 +135,10 @@ class Hub(Dataset):
         if not self.rows[index].file:
             return self.still(index)
         dice = rng(self.seed, "folder", draw)  # as of a folder with the same rows
-        clip = self._kept.clip(index, lambda: self._clip(index, dice))
+        try:
+            clip = self._kept.clip(index, lambda: self._clip(index, dice))
+        except DataError as error:
+            raise DataError(f"{self._where(index)}: {error}") from error
         return replace(self.still(index), video=self.look.augmented(clip, dice))
 
     def still(self, index: int) -> Sample:
@@ -146,9 +150,7 @@ class Hub(Dataset):
         row = self.rows[index]
         if not (row.file and self.fixed):
             return ""
-        with self._file(index).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"{content} {self.look.told(row.start, row.end)}"
+        return f"{clips.digest(self._file(index))} {self.look.told(row.start, row.end)}"
 
     def texts(self) -> Iterator[str]:
         """The text of every row of this split that has one."""
@@ -179,7 +181,19 @@ class Hub(Dataset):
         """Frames a second of the clips where all are equally long, judged by up to 16 of them; else 0."""
         with_clips = [index for index, row in enumerate(self.rows) if row.file]
         some = with_clips[:: max(1, len(with_clips) // _PROBED)][:_PROBED]
-        return self.look.fps([(self._file(i), self.rows[i].start, self.rows[i].end) for i in some])
+        return self.look.rate([self._seconds(index) for index in some])
+
+    def _seconds(self, index: int) -> float:
+        """How long the clip of a row is."""
+        try:
+            return self.look.seconds(self._file(index), self.rows[index].start, self.rows[index].end)
+        except DataError as error:
+            raise DataError(f"{self._where(index)}: {error}") from error
+
+    def _where(self, index: int) -> str:
+        """Where a row of this split is, for messages: the rows of a split count from 1."""
+        part, place = self._places[self.rows[index].number - 1]
+        return f"{self.source}: {part or 'row'} {place + 1}"
 
 
 def _library() -> Any:
@@ -222,6 +236,10 @@ def _named(source: str, found: Mapping[str, Any], asked: Mapping[tables.Split, s
             raise DataError(f"{split}: {source} has no split {name!r}; it has {joined(list(found))}")
         if name or usual:
             named[split] = found[name or usual[0]]
+    if not named:
+        raise DataError(
+            f"train: {source} has no split of a usual name, expected the one to train on; it has {joined(list(found))}"
+        )
     return named
 
 
@@ -243,21 +261,24 @@ def _check_text(source: str, parts: Mapping[str, Any], text: str) -> None:
 
 
 def _rows(
-    parts: Mapping[str, Any], video: str, called: Mapping[str, str]
+    source: str, parts: Mapping[str, Any], video: str, called: Mapping[str, str], multi: tuple[str, ...]
 ) -> tuple[list[dict[str, str]], list[tuple[str, int]]]:
     """The rows of all splits as cells, and where each comes from: split, and place in it."""
     rows: list[dict[str, str]] = []
     places: list[tuple[str, int]] = []
     names: dict[Any, str] = {}
     for split, part in parts.items():
-        cells = {name: _reader(feature) for name, feature in part.features.items() if name not in (video, *_OWN)}
-        columns = [name for name, read in cells.items() if read]
+        readers = {name: _reader(feature) for name, feature in part.features.items() if name not in (video, *_OWN)}
+        columns = [name for name, read in readers.items() if read]
         there = list(_clips(part, video, split or "rows", names)) if video else [""] * len(part)
         plain = part.select_columns(columns)
         for first in range(0, len(part), _CHUNK):
             chunk = plain[first : first + _CHUNK]
             for at in range(first, min(first + _CHUNK, len(part))):
-                row = {name: cells[name](chunk[name][at - first]) for name in columns}
+                found: list[str] = []
+                row = {name: _cell(name, readers[name](chunk[name][at - first]), multi, found) for name in columns}
+                if found:
+                    raise DataError(f"{source}: {split or 'row'} {at + 1}: {found[0]}")
                 row |= {ours: row.get(theirs, "") for ours, theirs in called.items()}
                 row |= {"file_name": there[at]} if there[at] else {}
                 rows.append(row | ({"split": split} if split else {}))
@@ -269,8 +290,8 @@ def _clips(part: Any, video: str, split: str, names: dict[Any, str]) -> Iterator
     """A name for the clip of every row, that of the first row with this clip, so that its rows stay together; "" for none."""
     column = part.select_columns([video]).with_format("arrow")
     for first in range(0, len(part), _CHUNK):
-        for at, cell in enumerate(column[first : first + _CHUNK][video], first):
-            content, path = (cell[field] for field in ("bytes", "path")) if cell.is_valid else (cell, cell)
+        for at, clip in enumerate(column[first : first + _CHUNK][video], first):
+            content, path = (clip[field] for field in ("bytes", "path")) if clip.is_valid else (clip, clip)
             if content.is_valid or path.is_valid:
                 told = _told(content.as_buffer()) if content.is_valid else path.as_py()
                 yield names.setdefault(told, f"{split}/{at:06}")
@@ -283,16 +304,18 @@ def _check_files(source: str, part: Any, video: str) -> None:
     homes = _homes(source)
     column = part.select_columns([video]).with_format("arrow")
     for first in range(0, len(part), _CHUNK):
-        cells = column[first : first + _CHUNK][video].combine_chunks()
-        without = cells.field("bytes").is_null().to_pylist()
-        for at, path in enumerate(cells.field("path").to_pylist(), first + 1):
-            if not (path and without[at - first - 1]) or is_elsewhere(path):
-                continue
-            if not any(Path(path).resolve().is_relative_to(home) for home in homes):
-                raise DataError(
-                    f"{video}: row {at} of {source} names the file {path!r}, expected bytes, a URL "
-                    f"({joined(PROTOCOLS)}), or a file below {joined([str(home) for home in homes])}"
-                )
+        at = first
+        for cells in column[first : first + _CHUNK][video].chunks:  # joined, their bytes would be copied
+            without = cells.field("bytes").is_null().to_pylist()
+            for path, alone in zip(cells.field("path").to_pylist(), without, strict=True):
+                at += 1
+                if not (path and alone) or is_elsewhere(path):
+                    continue
+                if not any(Path(path).resolve().is_relative_to(home) for home in homes):
+                    raise DataError(
+                        f"{video}: row {at} of {source} names the file {path!r}, expected bytes, a URL "
+                        f"({joined(PROTOCOLS)}), or a file below {joined([str(home) for home in homes])}"
+                    )
 
 
 def _homes(source: str) -> list[Path]:
@@ -314,15 +337,23 @@ def _told(content: Any) -> tuple[int, bytes]:
 
 
 def _reader(feature: Any) -> Any:
-    """How a value of a column becomes a cell; None for columns that can't be cells."""
+    """How a value of a column becomes what a cell may hold, classes by their names; None for columns that can't be cells."""
     datasets = _library()
     if isinstance(feature, datasets.ClassLabel):
-        return lambda value: "" if value is None or value < 0 else feature.int2str(value)
+        return lambda value: None if value is None or value < 0 else feature.int2str(value)
     if isinstance(feature, datasets.Value) and feature.dtype not in ("binary", "large_binary"):
-        return lambda value: "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    if isinstance(feature, datasets.List) and (one := _reader(feature.feature)):
-        return lambda value: tables.SEPARATOR.join(one(item) for item in value or ())
+        return lambda value: value
+    if isinstance(feature, datasets.List) and not isinstance(feature.feature, datasets.List):
+        one = _reader(feature.feature)
+        return one and (lambda value: [cell("", one(item), (), []) for item in value or ()])
     return None
+
+
+def _cell(name: str, value: object, multi: tuple[str, ...], found: list[str]) -> str:
+    """A value as ``rows.cell`` makes it; a list that nobody learns from is one text, whatever stands in it."""
+    if isinstance(value, list) and name not in multi:
+        value = tables.SEPARATOR.join(value)
+    return cell(name, value or None if isinstance(value, list) else value, multi, found)
 
 
 def _table(source: str, rows: list[dict[str, str]], multi: tuple[str, ...]) -> tables.Manifest:

@@ -102,7 +102,7 @@ class Look:
 
     def fps(self, parts: Sequence[tuple[Path, float | None, float | None]]) -> float:
         """Frames a second of clips where these parts of files (start, end) are all equally long; else 0."""
-        return self.rate([self._seconds(*part) for part in parts])
+        return self.rate([self.seconds(*part) for part in parts])
 
     def rate(self, seconds: Sequence[float]) -> float:
         """Frames a second of clips of so many seconds, where all are equally long; else 0."""
@@ -112,7 +112,7 @@ class Look:
         # thousandths: what a container can keep exactly
         return round(self.num_frames / (sum(windows) / len(windows)), 3)
 
-    def _seconds(self, path: Path, start: float | None, end: float | None) -> float:
+    def seconds(self, path: Path, start: float | None, end: float | None) -> float:
         """How long the part of a file is that frames come from."""
         info = probe(path)
         return (info.duration if end is None else min(end, info.duration)) - (start or 0.0)
