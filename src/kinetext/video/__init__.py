@@ -8,7 +8,7 @@ times at which they are shown, and what a decoder sees a flaw in is a ``VideoErr
 from kinetext.video.containers import VideoError
 from kinetext.video.keeping import Kept, kept
 from kinetext.video.limits import LIMITS, Limits
-from kinetext.video.looking import Look, extent
+from kinetext.video.looking import READING, Look, extent
 from kinetext.video.pictures import digest
 from kinetext.video.probing import VideoInfo, probe
 from kinetext.video.reader import DECODERS, Decoder, Frames, VideoReader, forget, to_float
@@ -22,6 +22,7 @@ from kinetext.video.writing import WRITTEN, Writer, frame_rate, to_bytes, write,
 __all__ = [
     "DECODERS",
     "LIMITS",
+    "READING",
     "SUFFIXES",
     "WHOLE",
     "WRITTEN",

@@ -18,7 +18,7 @@ from kinetext.video.reading import Sampling, read_clip
 from kinetext.video.sampling import frame_range
 from kinetext.video.shaping import Fit, Region, check_region
 
-_READING = 2  # counts up when the same file and options give other pixels, so that what was kept of them is made anew
+READING = 2  # counts up when the same file and options give other pixels, so that what was kept of them is made anew
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Look:
 
     def told(self, start: float | None, end: float | None) -> str:
         """What tells a fixed clip in a range of a file from others of the same file."""
-        how = (_READING, self.decoder, self.num_frames, self.read_size, self.channels, self.fit, self.region)
+        how = (READING, self.decoder, self.num_frames, self.read_size, self.channels, self.fit, self.region)
         return f"{how} {start} {end} {self.clip_seconds}"
 
     def fps(self, parts: Sequence[tuple[Path, float | None, float | None]]) -> float:
