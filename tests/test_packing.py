@@ -211,6 +211,26 @@ def test_a_flipped_byte_is_named_with_shard_and_key(whole: Path, tmp_path: Path,
     ]
 
 
+def test_a_pack_that_lost_a_file_is_told_like_any_damage(whole: Path, tmp_path: Path) -> None:
+    for name, data in content(whole).items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "rows.parquet").unlink()
+    (tmp_path / "index.parquet").write_bytes(b"x")
+    (tmp_path / "shard-000001.tar").unlink()
+    data = bytearray((whole / "shard-000000.tar").read_bytes())
+    data[700] ^= 1
+    (tmp_path / "shard-000000.tar").write_bytes(data)
+    said = [line.removeprefix(f"{tmp_path}/") for line in verify(tmp_path)]
+    assert said[:3] == [
+        "index.parquet: damaged: its SHA-256 is not that of pack.json",
+        "rows.parquet: is missing",
+        "shard-000000.tar: damaged",
+    ]
+    assert said[3].startswith("shard-000001.tar: 0 bytes are there, expected") and len(said) == 4
+    done = CliRunner().invoke(cli.app, ["data", "verify", str(tmp_path)])
+    assert done.exit_code == 1
+
+
 def test_what_packs_can_be_made_with(root: Path, tmp_path: Path) -> None:
     for options, said in (
         ({"num_frames": 4, "fps": 8.0}, "num_frames and fps: 4 and 8, expected one of them"),

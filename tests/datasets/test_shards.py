@@ -142,6 +142,13 @@ def test_a_changed_byte_is_named_when_it_is_read(exact: Path, tmp_path: Path) ->
     shard.write_bytes(data[:-600])
     with pytest.raises(DataError, match=r"shard-000000.tar: .* bytes are there, expected"):
         Shards(root=str(copy), size=16)
+    shard.write_bytes((exact / shard.name).read_bytes())
+    for name in ("rows.parquet", "index.parquet"):  # a label, say, that would be another
+        table = (exact / name).read_bytes()
+        (copy / name).write_bytes(table[:200] + bytes([table[200] ^ 1]) + table[201:])
+        with pytest.raises(DataError, match=rf"{name}: damaged: its SHA-256"):
+            Shards(root=str(copy), size=16)
+        (copy / name).write_bytes(table)
     (copy / "pack.json").unlink()
     with pytest.raises(DataError, match=r"a folder without pack.json"):
         Shards(root=str(copy), size=16)

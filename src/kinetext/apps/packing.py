@@ -22,6 +22,7 @@ from kinetext import assemble, manifest, runtime, video
 from kinetext.datasets.loader import ignore_interrupt
 from kinetext.interfaces import Codec
 from kinetext.manifest import Manifest, Row, packed, tars
+from kinetext.manifest.reading import PACK
 from kinetext.runtime import whole_file
 from kinetext.tasks.text_to_video import kept_as
 from kinetext.types import DataError, KinetextError, Progress, check_between
@@ -138,7 +139,7 @@ def pack(
     recipe = _recipe(rows, packing, codec)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if (out / packed.RECIPE).is_file():
+        if (out / PACK).is_file():
             _check_same(out, packed.Pack.open(out).recipe, recipe)
         else:
             begun = _begin(out, rows, recipe)
@@ -321,7 +322,7 @@ def _finish(out: Path, rows: Manifest, recipe: Mapping[str, Any], shards: Sequen
     packed.join_indices(parts, out / packed.INDEX)
     packed.write_rows(out / packed.ROWS, [{k: str(v) for k, v in _told(row).items()} for row in rows.rows])
     tables = {name: packed.sha256(out / name) for name in (packed.INDEX, packed.ROWS)}
-    _note(out / packed.RECIPE, {**recipe, "tables": tables, "shards": shards})
+    _note(out / PACK, {**recipe, "tables": tables, "shards": shards})
     for path in (*parts, out / _BEGUN):
         path.unlink(missing_ok=True)
 

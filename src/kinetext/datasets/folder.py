@@ -92,8 +92,9 @@ class Folder(Dataset):
         isolated: bool = False,
     ) -> None:
         self.look = video.Look(
-            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter,
-            decoder, isolated,
+            training=split == "train", num_frames=num_frames, size=size, channels=channels, sampling=sampling,
+            clip_seconds=clip_seconds, fit=fit, region=region, flip=flip, crop_jitter=crop_jitter, decoder=decoder,
+            isolated=isolated,
         )  # fmt: skip
         self.selected = tables.Selection(
             tables.load(root, manifest=manifest or None, multi=multi), split, text=text, targets=targets, multi=multi,

@@ -18,6 +18,7 @@ from kinetext import manifest as tables
 from kinetext import video
 from kinetext.interfaces import Dataset, Shape
 from kinetext.manifest import packed, tars, webdataset
+from kinetext.manifest.reading import PACK
 from kinetext.runtime import rng
 from kinetext.types import DataError, Sample
 
@@ -93,11 +94,12 @@ class Shards(Dataset):
         isolated: bool = False,
     ) -> None:
         self.look = video.Look(
-            split == "train", num_frames, size, channels, sampling, clip_seconds, fit, region, flip, crop_jitter,
-            decoder, isolated,
+            training=split == "train", num_frames=num_frames, size=size, channels=channels, sampling=sampling,
+            clip_seconds=clip_seconds, fit=fit, region=region, flip=flip, crop_jitter=crop_jitter, decoder=decoder,
+            isolated=isolated,
         )  # fmt: skip
         self.fixed, self.seed = self.look.fixed, seed
-        self.packed = (Path(root) / packed.RECIPE).is_file()
+        self.packed = (Path(root) / PACK).is_file()
         side = 0
         self.latents: Mapping[str, Any] | None = None  # what made those that were packed beside the clips
         if self.packed:

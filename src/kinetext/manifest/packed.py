@@ -22,7 +22,7 @@ from kinetext.manifest.tars import Pieces
 from kinetext.runtime import whole_file
 from kinetext.types import DataError, Progress
 
-RECIPE, ROWS, INDEX = PACK, "rows.parquet", "index.parquet"
+ROWS, INDEX = "rows.parquet", "index.parquet"
 LATENT = "latent.npy"  # the member with what a codec made of a clip
 FORMAT = 1
 _COLUMNS: Mapping[str, Any] = {
@@ -108,23 +108,16 @@ class Pack:
 
     @classmethod
     def open(cls, folder: Path) -> Pack:
-        """Reads the recipe and the index, and looks for every shard.
+        """Reads the recipe and the index, compares both tables with their checksums, and looks for every shard.
 
         Raises:
-            DataError: something is missing, of another length than it was, or of a later version.
+            DataError: something is missing, of another length than it was, or of a later version; or a table has changed.
         """
-        path = folder / RECIPE
-        try:
-            recipe = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: can't be read ({error}); a pack that was interrupted has none") from error
-        if recipe.get("format") != FORMAT:
-            raise DataError(f"{path}: format {recipe.get('format')!r}, expected {FORMAT}")
-        for shard in recipe["shards"]:
-            tar = folder / shard["name"]
-            there = tar.stat().st_size if tar.is_file() else 0
-            if there != shard["bytes"]:
-                raise DataError(f"{tar}: {there:,} bytes are there, expected {shard['bytes']:,}")
+        recipe = _recipe(folder)
+        flaws = [flaw for name in (INDEX, ROWS) if (flaw := _changed(folder, name, recipe))]
+        flaws += [flaw for shard in recipe["shards"] if (flaw := _cut(folder, shard))]
+        if flaws:
+            raise DataError(flaws[0])
         return cls(folder, recipe, Index.read(folder / INDEX))
 
     def paths(self) -> list[Path]:
@@ -134,6 +127,33 @@ class Pack:
     def table(self, multi: Sequence[str]) -> Manifest:
         """The rows of the samples; their files are those that were packed, which need not be there any more."""
         return load(self.folder, manifest=ROWS, multi=multi, whole=False)
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    path = folder / PACK
+    try:
+        recipe = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: can't be read ({error}); a pack that was interrupted has none") from error
+    if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
+        said = recipe.get("format") if isinstance(recipe, dict) else None
+        raise DataError(f"{path}: format {said!r}, expected {FORMAT}")
+    return recipe
+
+
+def _changed(folder: Path, table: str, recipe: Mapping[str, Any]) -> str:
+    """What is wrong with the bytes of a table; "" where nothing is."""
+    path = folder / table
+    if not path.is_file():
+        return f"{path}: is missing"
+    return "" if sha256(path) == recipe["tables"][table] else f"{path}: damaged: its SHA-256 is not that of {PACK}"
+
+
+def _cut(folder: Path, shard: Mapping[str, Any]) -> str:
+    """What is wrong with the length of a shard; "" where nothing is."""
+    path = folder / shard["name"]
+    there = path.stat().st_size if path.is_file() else 0
+    return "" if there == shard["bytes"] else f"{path}: {there:,} bytes are there, expected {shard['bytes']:,}"
 
 
 def check_piece(piece: bytes, crc32: int) -> None:
@@ -150,22 +170,26 @@ def verify(folder: Path, progress: Progress | None = None) -> Iterator[str]:
         progress: called with the shards done, and all.
 
     Returns:
-        What is wrong, in sentences that name shard and key; nothing where all is as it was packed.
+        What is wrong, in sentences that name the file and, where the index says so, the key; nothing where all is as it was
+        packed.
 
     Raises:
-        DataError: the pack is not whole.
+        DataError: there is no recipe, or one of a later version.
     """
-    pack = Pack.open(folder)
-    for name, expected in pack.recipe["tables"].items():
-        if sha256(folder / name) != expected:
-            yield f"{folder / name}: damaged: its SHA-256 is not that of {RECIPE}"
-    pieces = Pieces(pack.paths())
-    for number, shard in enumerate(pack.recipe["shards"]):
-        path = pack.folder / shard["name"]
-        if sha256(path) != shard["sha256"]:
-            yield from _damaged(pack.index, pieces, number) or [f"{path}: damaged outside of its samples"]
+    recipe = _recipe(folder)
+    flaws = {name: _changed(folder, name, recipe) for name in (INDEX, ROWS)}
+    yield from filter(None, flaws.values())
+    index = None if flaws[INDEX] else Index.read(folder / INDEX)
+    pieces = Pieces([folder / shard["name"] for shard in recipe["shards"]])
+    for number, shard in enumerate(recipe["shards"]):
+        path = pieces.paths[number]
+        if cut := _cut(folder, shard):
+            yield cut
+        elif sha256(path) != shard["sha256"]:
+            damaged = _damaged(index, pieces, number) if index else [f"{path}: damaged"]
+            yield from damaged or [f"{path}: damaged outside of its samples"]
         if progress:
-            progress(number + 1, len(pack.recipe["shards"]))
+            progress(number + 1, len(recipe["shards"]))
 
 
 def _damaged(index: Index, pieces: Pieces, shard: int) -> list[str]:
