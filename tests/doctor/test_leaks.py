@@ -11,8 +11,8 @@ import pytest
 
 from kinetext import doctor
 from kinetext.doctor import Change, Finding, Plan, duplicates
+from kinetext.doctor.facts import Facts
 from kinetext.doctor.subject import Subject
-from kinetext.doctor.survey import Facts
 from kinetext.manifest import examining, load
 
 Cells = dict[str, str]

@@ -12,9 +12,9 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from kinetext.doctor import Plan, shortcut
+from kinetext.doctor.facts import WHOLE, Facts
 from kinetext.doctor.looking import Look
 from kinetext.doctor.subject import Subject
-from kinetext.doctor.survey import WHOLE, Facts
 from kinetext.manifest import Manifest, Row
 
 COLOUR = (1.0, 2.0, 3.0)

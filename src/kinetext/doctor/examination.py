@@ -13,10 +13,11 @@ from kinetext import manifest as tables
 from kinetext import video
 from kinetext.doctor import duplicates, files, labels, shortcut, splits, texts
 from kinetext.doctor.cleaning import Change
+from kinetext.doctor.facts import Range
 from kinetext.doctor.findings import SEVERITIES, Finding, counted, found, ordered
 from kinetext.doctor.shortcut import TOGETHER, Shortcut
 from kinetext.doctor.subject import Plan, Subject, part
-from kinetext.doctor.survey import Range, survey
+from kinetext.doctor.survey import survey
 from kinetext.manifest.examining import Examined
 from kinetext.types import Progress
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import gcd
 
+from kinetext.doctor.facts import Facts, Trouble
 from kinetext.doctor.findings import Finding, Severity, counted, found, some
 from kinetext.doctor.subject import Subject, part
-from kinetext.doctor.survey import Facts, Trouble
 from kinetext.manifest import Row
 
 _BLACK = 0.95  # share of its frames, from which a clip is black

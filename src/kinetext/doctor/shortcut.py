@@ -15,8 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 from torch import Tensor
 
 from kinetext.doctor.files import frames_of
@@ -178,6 +176,8 @@ Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 def _folds(labels: NDArray[np.str_], held: NDArray[np.str_]) -> list[Fold]:
     """Rows to learn from and rows to guess, groups never divided."""
+    from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
+
     count = len(set(held.tolist()))
     if count <= _ONE_OUT:
         return list(LeaveOneGroupOut().split(labels, labels, held))
@@ -222,6 +222,9 @@ class _Guesses:
         return self._known[key]
 
     def _tried(self, x: Table, trees: int) -> Score:
+        # imported here: processes that read files, and every training, start a second sooner without
+        from sklearn.ensemble import ExtraTreesClassifier
+
         guessed = np.empty_like(self.labels)
         for learned, asked in self.folds:
             forest = ExtraTreesClassifier(trees, min_samples_leaf=2, random_state=0, n_jobs=1)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from kinetext.doctor.facts import Facts, Range
 from kinetext.doctor.looking import Look
-from kinetext.doctor.survey import Facts, Range
 from kinetext.manifest import RESERVED, Manifest, Row, is_classes
 from kinetext.text import TokenizerName
 from kinetext.video import Fit

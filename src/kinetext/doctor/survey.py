@@ -8,85 +8,37 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache as once
+from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
 
+import kinetext
 from kinetext import video
+from kinetext.doctor.facts import WHOLE, Facts, Range, Trouble
 from kinetext.doctor.looking import SIDE, TIMES, Look, look
 from kinetext.manifest import is_elsewhere, place
 from kinetext.runtime import whole_file
 from kinetext.types import DataError, Progress
 
-Range = tuple[float | None, float | None]
-Trouble = Literal["", "missing", "empty", "audio-only", "truncated", "unreadable"]
-WHOLE: Range = (None, None)
-
 _FORMAT = 1  # of what is kept; another number, and every file is read anew
-_FEW = 4 * 2**20  # bytes that are read sooner than a second process has started
+_FEW = 4 * 2**20  # bytes that one process reads sooner than a second one has started
 _PROGRAM = "from kinetext.doctor import survey; survey.serve()"
 _READY = "ready\n"
 _LONGEST = 3600.0  # seconds that a file may take
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a file holds.
+class _Unread:
+    """A file that has to be decoded: where it is, its content, and where and what is kept of it."""
 
-    Args:
-        digest: SHA-256 of its content, of a folder of pictures that of ``video.digest``; "" where it is missing or empty.
-        size: bytes, of a folder those of all its files.
-        trouble: why it can't be read, "" if it can.
-        why: the same in words.
-        num_frames: frames that were decoded; 0 where it can't be read.
-        header_frames: frames that its header says it has, 0 where it says nothing.
-        fps: frames a second, the mean where it varies; 0 for an image.
-        seconds: from the first frame to the end of the last; 0 for an image.
-        width: pixels as displayed.
-        height: pixels as displayed.
-        rotation: the clockwise turn that displaying takes, in degrees.
-        mirrored: whether displaying takes a mirror.
-        steady: whether every frame is shown for as long as the others.
-        looks: start and end in seconds -> what is shown between them, or why nothing is.
-    """
-
+    path: Path
     digest: str
     size: int
-    trouble: Trouble = ""
-    why: str = ""
-    num_frames: int = 0
-    header_frames: int = 0
-    fps: float = 0.0
-    seconds: float = 0.0
-    width: int = 0
-    height: int = 0
-    rotation: int = 0
-    mirrored: bool = False
-    steady: bool = True
-    looks: Mapping[Range, Look | str] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """As text that ``from_json`` reads."""
-        looks = [[start, end, one if isinstance(one, str) else asdict(one)] for (start, end), one in self.looks.items()]
-        return json.dumps({**asdict(self), "looks": looks}, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Facts:
-        """Reads what ``to_json`` wrote.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        raw: dict[str, Any] = json.loads(text)
-        looks = {(start, end): one if isinstance(one, str) else _look(one) for start, end, one in raw.pop("looks")}
-        return cls(**raw, looks=looks)
-
-
-def _look(raw: dict[str, Any]) -> Look:
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
-    return Look(**values)
+    kept: Path | None
+    old: Facts | None
 
 
 @dataclass(frozen=True)
@@ -107,13 +59,14 @@ def survey(
     processes: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Facts]:
-    """Reads files, in several processes where there are many; what was found before is taken from ``cache``, so that an
-    interrupted survey goes on where it was. A file that makes a decoder crash is a file that can't be read.
+    """Reads files in processes of their own, several where there is much to read; what was found before is taken from
+    ``cache``, so that an interrupted survey goes on where it was. A file that makes a decoder crash is a file that can't be read.
 
     Args:
         ranges: file, relative to ``root`` -> starts and ends that rows name, in seconds.
         cache: a folder; None keeps nothing.
-        processes: how many, 1 is this one; 0 is as many as the machine has cores, where files are many or large.
+        processes: how many; 0 is one, and as many as the machine has cores where files are large together; 1 is this
+            one, which starts at once and which a decoder may crash.
 
     Raises:
         DataError: the cache can't be written.
@@ -122,9 +75,8 @@ def survey(
         _Job(str(root.absolute()), file, tuple(dict.fromkeys(some)), str(cache.absolute()) if cache else None)
         for file, some in ranges.items()
     ]
-    many = processes or (_cores() if _bytes(root, ranges) > _FEW else 1)
     done: dict[str, Facts] = {}
-    with closing(_in_processes(jobs, many) if many > 1 else ((job, _read(job)) for job in jobs)) as read:
+    with closing(_reading(jobs, processes, _bytes(root, ranges) > _FEW)) as read:
         for job, facts in read:
             done[job.file] = facts
             if progress:
@@ -132,9 +84,24 @@ def survey(
     return {job.file: done[job.file] for job in jobs}
 
 
+def _reading(jobs: Sequence[_Job], processes: int, large: bool) -> Generator[tuple[_Job, Facts]]:
+    if processes == 1:
+        yield from ((job, _read(job)) for job in jobs)
+    elif processes or large:
+        yield from _in_processes(jobs, processes or _cores())
+    else:  # what need not be decoded is told sooner than a process starts
+        found = [(job, _found(job)) for job in jobs]
+        yield from ((job, facts) for job, facts in found if isinstance(facts, Facts))
+        yield from _in_processes([job for job, facts in found if isinstance(facts, _Unread)], 1)
+
+
 def _bytes(root: Path, files: Iterable[str]) -> int:
-    """How large files are together; one that is elsewhere counts as large."""
-    return sum(_FEW if is_elsewhere(file) else _size(root / file) or 0 for file in files)
+    """How large files are together; one that is elsewhere counts as large, one that can't be asked as nothing."""
+    total = 0
+    for file in files:
+        with suppress(OSError):  # said of the file when it is read
+            total += _FEW if is_elsewhere(file) else _size(root / file) or 0
+    return total
 
 
 def _size(path: Path) -> int | None:
@@ -194,7 +161,7 @@ class _Reader:
                 self.done.put((job, self._ask(job)))
         except Empty:
             pass
-        except (OSError, DataError) as error:
+        except BaseException as error:  # whoever waits for an answer has to have one
             if not self.ended:
                 self.done.put(error)
         if self.process:
@@ -202,9 +169,7 @@ class _Reader:
             self.process.communicate()
 
     def _ask(self, job: _Job) -> Facts:
-        if self.process is None:
-            self.process = _started()
-        process = self.process
+        process = self.process or self._started()
         assert process.stdin and process.stdout
         clock = threading.Timer(_LONGEST, process.kill)
         clock.start()
@@ -214,10 +179,12 @@ class _Reader:
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        clock.cancel()
+        finally:
+            clock.cancel()
         if not line:
             process.communicate()
             self.process = None
+            self._check_wanted()
             path = place(Path(job.root), job.file)
             return Facts(video.digest(path), _size(path) or 0, "unreadable", "its decoder crashes, or does not end")
         answer = json.loads(line)
@@ -225,14 +192,28 @@ class _Reader:
             raise DataError(answer["error"])
         return Facts.from_json(answer["facts"])
 
+    def _started(self) -> subprocess.Popen[str]:
+        """A process that is ready for files.
 
-def _started() -> subprocess.Popen[str]:
-    """A process that is ready for files.
+        Raises:
+            DataError: it can't be started, so that no file is to blame for its end.
+        """
+        self.process = process = _launched()  # from here on, ``end`` can end it
+        self._check_wanted()
+        assert process.stdout
+        if process.stdout.readline() != _READY:
+            self._check_wanted()
+            raise DataError("doctor: no process to read files could be started; see above")
+        return process
 
-    Raises:
-        DataError: it can't be started, so that no file is to blame for its end.
-    """
-    process = subprocess.Popen(
+    def _check_wanted(self) -> None:
+        if self.ended:
+            raise DataError("doctor: ended while files were read")
+
+
+def _launched() -> subprocess.Popen[str]:
+    """A process that gets ready to read files."""
+    return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -241,31 +222,39 @@ def _started() -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         start_new_session=True,  # a terminal's Ctrl-C is the main process's to hear
     )
-    assert process.stdout
-    if process.stdout.readline() != _READY:
-        process.kill()
-        process.communicate()
-        raise DataError("doctor: no process to read files could be started; see above")
-    return process
 
 
 def serve() -> None:
-    """Reads files that lines of stdin name, and answers on stdout, until stdin ends."""
+    """Reads files that lines of stdin name, and answers on stdout, until stdin ends. What libraries print goes to stderr."""
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    print(_READY, end="", flush=True)
-    for line in sys.stdin:
-        raw = json.loads(line)
-        job = _Job(raw["root"], raw["file"], tuple((start, end) for start, end in raw["ranges"]), raw["cache"])
-        try:
-            answer = {"facts": _read(job).to_json()}
-        except DataError as error:
-            answer = {"error": str(error)}
-        print(json.dumps(answer), flush=True)
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        print(_READY, end="", file=answers, flush=True)
+        for line in sys.stdin:
+            raw = json.loads(line)
+            job = _Job(raw["root"], raw["file"], tuple((start, end) for start, end in raw["ranges"]), raw["cache"])
+            try:
+                answer = {"facts": _read(job).to_json()}
+            except DataError as error:
+                answer = {"error": str(error)}
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 def _read(job: _Job) -> Facts:
     """A file's facts, from the cache or from the file."""
+    found = _found(job)
+    if isinstance(found, Facts):
+        return found
+    facts = _facts(found.path, found.digest, found.size, job.ranges)
+    if found.old:  # what another table asked for stays
+        facts = replace(facts, looks={**found.old.looks, **facts.looks})
+    if found.kept:
+        _keep(found.kept, facts)
+    return facts
+
+
+def _found(job: _Job) -> Facts | _Unread:
+    """What can be said of a file without decoding it, all or that it has to be decoded."""
     try:
         path = place(Path(job.root), job.file)
     except DataError as error:
@@ -285,12 +274,7 @@ def _read(job: _Job) -> Facts:
     old = _kept(kept)
     if old and all(one in old.looks or old.trouble for one in job.ranges):
         return old
-    facts = _facts(path, digest, size, job.ranges)
-    if old:  # what another table asked for stays
-        facts = replace(facts, looks={**old.looks, **facts.looks})
-    if kept:
-        _keep(kept, facts)
-    return facts
+    return _Unread(path, digest, size, kept, old)
 
 
 def _kept(path: Path | None) -> Facts | None:
@@ -300,12 +284,15 @@ def _kept(path: Path | None) -> Facts | None:
     try:
         head, _, body = path.read_text(encoding="utf-8").partition("\n")
         return Facts.from_json(body) if head == _head() else None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
+@once
 def _head() -> str:
-    return f"kinetext doctor {_FORMAT}"
+    """What was found holds for: another version may read what this one can't, or read it otherwise."""
+    versions = f"kinetext {kinetext.__version__}, av {version('av')}, reading {video.READING}"
+    return f"kinetext doctor {_FORMAT}, {versions}"
 
 
 def _keep(path: Path, facts: Facts) -> None:
