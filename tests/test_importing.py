@@ -268,6 +268,9 @@ def test_a_leak_of_the_list_is_told(tmp_path: Path) -> None:
         ("kinetics", "youtube_id,time_start,time_end\na,1\n", "row 1 has not as many cells"),
         ("kinetics", "youtube_id,time_start,time_end,split\na,1,2,tarin\n", "row 1: split 'tarin', expected one of"),
         ("kinetics", "youtube_id,time_start,time_end\n", "names no clips"),
+        ("kinetics", '"youtube_id"x,time_start,time_end\na,1,2\n', "not a table"),
+        ("kinetics", "youtube_id,time_start,time_end\na,0,inf\n", "row 1: time_end 'inf', expected a number"),
+        ("msrvtt", "[" * 100_000, "not JSON .*recursion"),
         ("msrvtt", "[]", "expected an object with videos, sentences"),
         ("msrvtt", "{", "not JSON"),
         (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kinetext.manifest import SPLITS, Manifest, load, with_splits
+from kinetext.manifest import SPLITS, Manifest, divide, examine, groups, load, with_splits
 from kinetext.types import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -100,6 +100,10 @@ def test_csv_jsonl_and_parquet_say_the_same(tmp_path: Path) -> None:
         ("file_name\na.mp4\nc.mp4\nd.mp4\n", r"2 of 3 files are not in .*: c\.mp4, d\.mp4"),
         ("file_name\n../a.mp4\n", r"row 1: file_name '\.\./a\.mp4' leads out of the root"),
         ("file_name\nx/../../a.mp4\n", "leads out of the root"),
+        ("file_name\nx/..//../a.mp4\n", "leads out of the root"),
+        ("file_name,text\nb.mp4,x\n" + "a person waves " * 30 + ",a.mp4\n", "row 2: file_name 'a person .* longer than"),
+        ("file_name,text\n" + "有人在挥手" * 20 + ",a.mp4\n", "row 1: file_name .* are two columns in each other's place"),
+        ("file_name\n" + "folder/" * 700 + "a.mp4\n", "row 1: file_name .* longer than"),
         ("file_name\n/etc/passwd\n", "leads out of the root"),
         ("file_name,start,end\na.mp4,0,1\nb.mp4,2,2\n", "row 2: start 2 s, expected less than end 2 s"),
         ("file_name,start\na.mp4,-1\n", "row 1: start '-1', expected a number, 0 or more"),
@@ -135,6 +139,9 @@ def test_many_flaws_are_counted(tmp_path: Path) -> None:
         ('{"file_name": "a.mp4", "file_name": "b.mp4"}', "column 'file_name' is there 2 times"),
         ('{"file_name": "a.mp4", "label": ["x"]}', "row 2: label is a list"),
         ('{"file_name": "a.mp4", "label": {"x": 1}}', "row 2: label is a list|row 2: label is a dict"),
+        ('{"file_name": "a.mp4", "text": "cut \\ud83d"}', r"row 2: text 'cut \\ud83d' has half a character"),
+        ('{"file_name": "a.mp4", "label": 1, "\\udc00": "x"}', "column name .* expected one of whole characters"),
+        ('{"file_name": ' + "[" * 100_000, "line 2 is not JSON .*recursion"),
     ],
 )
 def test_flaws_of_jsonl_are_named(tmp_path: Path, line: str, message: str) -> None:
@@ -153,6 +160,18 @@ def test_bytes_that_are_no_table_are_refused(tmp_path: Path) -> None:
     (root / "metadata.csv").rename(root / "metadata.parquet")
     with pytest.raises(DataError, match="can't be read"):
         load(root)
+
+
+def test_a_file_has_one_name(tmp_path: Path) -> None:
+    """Rows that spell one file differently stay together, whichever way rows are checked."""
+    spelled = ["a.mp4", "./a.mp4", "x/../a.mp4", "x//./b.mp4", "x/b.mp4", "./x/../x/b.mp4", "x/c.mp4"]
+    url = "https://host.org/x/../a//b.mp4"
+    files = ("a.mp4", "x/b.mp4", "x/c.mp4")
+    lines = "\n".join(f"{file},1" for file in (*spelled, url))
+    fast = load(folder(tmp_path, f"file_name,label\n{lines}\n", files=files))
+    for table in (fast, examine(tmp_path).table):
+        assert [row.file for row in table.rows] == ["a.mp4"] * 3 + ["x/b.mp4"] * 3 + ["x/c.mp4", url]
+    assert len(set(groups(fast.rows))) == 4
 
 
 def test_exactly_one_table(tmp_path: Path) -> None:
@@ -228,10 +247,10 @@ def test_rows_of_one_file_or_text_stay_together(tmp_path: Path) -> None:
 
 def test_fractions_are_kept_and_checked(tmp_path: Path) -> None:
     groups = [str(i) for i in range(20)]
-    made = with_splits(grouped(tmp_path / "a", groups), seed=0, fractions=(0.5, 0.5, 0.0))
-    assert [len(made.where(split)) for split in SPLITS] == [10, 10, 0]
+    made = divide(grouped(tmp_path / "a", groups), "group", (0.5, 0.5, 0.0))
+    assert [made.count(split) for split in SPLITS] == [10, 10, 0]
     with pytest.raises(DataError, match=r"fractions: 0\.5, 0\.1, 0\.1"):
-        with_splits(grouped(tmp_path / "b", groups), seed=0, fractions=(0.5, 0.1, 0.1))
+        divide(grouped(tmp_path / "b", groups), "group", (0.5, 0.1, 0.1))
     with pytest.raises(DataError, match="2 groups can't be divided into train, val, test"):
         with_splits(grouped(tmp_path / "c", "ab"), seed=0)
 

@@ -228,6 +228,11 @@ def test_a_broken_idx_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 9, 1]))
     with pytest.raises(DataError, match="do not hold sizes"):
         Digits(root=str(tmp_path))
+    packed = bytearray(gzip.compress(bytes(range(256)) * 20))
+    packed[12:14] = b"\xff\xff"
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(packed)
+    with pytest.raises(DataError, match="idx3-ubyte.gz: can't be read"):
+        Digits(root=str(tmp_path))
 
 
 def test_samples_are_legal(squares: str) -> None:

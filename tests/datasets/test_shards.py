@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from kinetext.apps.packing import Packing, pack
 from kinetext.datasets.folder import Folder
 from kinetext.datasets.loader import Collate, train_loader
 from kinetext.datasets.shards import Shards
+from kinetext.manifest.tars import Pieces
 from kinetext.types import DataError
 
 TABLE = """file_name,text,start,end,group,split,weight,label,tags,score
@@ -319,7 +321,12 @@ def test_features_beside_a_clip_are_not_taken_for_it(root: Path, tmp_path: Path,
         ("twice.tar", "a.txt is there twice"),
         ("json.tar", "a.json is not JSON"),
         ("empty.tar", "no samples"),
-        ("split.tar", r"split 'dev', expected one of .*did you mean 'val'"),
+        ("split.tar", r"split.tar: a: split 'dev', expected one of .*did you mean 'val'"),
+        ("some.tar", "some.tar: b: has no split, and other samples have one"),
+        ("ends.tar", "ends.tar: can't be read .*cut off, or damaged: no end of the tar at byte 2,048"),
+        ("neither.tar", "neither.tar: b: has neither a clip nor a text; its members are cls, flac"),
+        ("half.tar", r"half.tar: a: text 'cut .*' has half a character"),
+        ("data-{5..3}.tar", r"root: \{5..3\} names no tar, expected the lower number first"),
     ],
 )
 def test_broken_tars_are_named(tmp_path: Path, own_cache: None, name: str, said: str) -> None:
@@ -338,8 +345,36 @@ def test_broken_tars_are_named(tmp_path: Path, own_cache: None, name: str, said:
     write("json.tar", "w", ("a.json", b"{"), ("a.txt", b"a"))
     write("empty.tar", "w", ("nothing", b"a"))
     write("split.tar", "w", ("a.json", b'{"split": "dev"}'), ("a.txt", b"a"))
+    write("some.tar", "w", ("a.json", b'{"split": "val"}'), ("a.txt", b"a"), ("b.txt", b"b"))
+    write("ends.tar", "w", ("a.txt", b"a"), ("b.txt", b"b"))
+    (tmp_path / "ends.tar").write_bytes((tmp_path / "ends.tar").read_bytes()[:2048])
+    write("neither.tar", "w", ("a.txt", b"a"), ("b.cls", b"1"), ("b.flac", b"x"))
+    write("half.tar", "w", ("a.json", rb'{"text": "cut \ud83d"}'))
     with pytest.raises(DataError, match=said):
         Shards(root=str(tmp_path / name))
+
+
+def test_cells_of_tars_are_as_of_tables(tmp_path: Path, own_cache: None) -> None:
+    said = {"a": '{"grade": NaN, "sure": true, "tags": ["x", "y"], "deep": {"z": 1}}', "b": '{"grade": 2.5}'}
+    members = {f"{key}.json": text.encode() for key, text in said.items()}
+    members |= {f"{key}.{name}": data for key in "ab" for name, data in (("cls", b"1\n"), ("txt", key.encode()))}
+    write_tar(tmp_path / "a.tar", dict(sorted(members.items())))
+    data = Shards(root=str(tmp_path / "a.tar"), folds=2, targets=("cls", "grade"))
+    one, two = data.selected.table.rows
+    assert one.labels == {"sure": "true", "tags": "x|y", "cls": "1"} and two.labels == {"grade": "2.5", "cls": "1"}
+
+
+def test_a_member_is_read_though_the_system_gives_less_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives at most 2,147,479,552 bytes, here a thousand."""
+    content, pread = bytes(range(256)) * 20, os.pread
+    (tmp_path / "a.tar").write_bytes(content)
+    monkeypatch.setattr(os, "pread", lambda file, size, start: pread(file, min(size, 1000), start))
+    pieces = Pieces([tmp_path / "a.tar"])
+    assert pieces.read(0, 3, 5000) == content[3:5003]
+    with pytest.raises(DataError, match=r"a.tar: ends at byte 5120, expected 3 more"):
+        pieces.read(0, 123, 5000)
 
 
 def test_tars_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, own_cache: None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -356,8 +357,8 @@ def _idx(root: Path, name: str) -> Images:
         raise DataError(f"root: no {name} or {name}.gz in {root}; expected the MNIST IDX files")
     try:
         data = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{found}: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{found}: can't be read ({error})") from error
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise DataError(f"{found}: not an IDX file of bytes (it starts with {data[:4].hex()}, expected 000008..)")
     rank = data[3]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetext.manifest.reading import near
-from kinetext.manifest.rows import MEANT, SPLITS
+from kinetext.manifest.rows import MEANT, SPLITS, as_number
 from kinetext.types import DataError, joined
 
 _SPLITS: Mapping[str, str] = {split: split for split in SPLITS} | dict(MEANT) | {"validate": "val"}
@@ -254,10 +254,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _csv(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows from 1, each by column."""
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
-    lacks = [name for name in needed if name not in (reader.fieldnames or ())]
-    if lacks:
-        raise DataError(f"{path}: no column {lacks[0]!r}; it has {joined(reader.fieldnames or ())}")
     try:
+        lacks = [name for name in needed if name not in (reader.fieldnames or ())]
+        if lacks:
+            raise DataError(f"{path}: no column {lacks[0]!r}; it has {joined(reader.fieldnames or ())}")
         for number, row in enumerate(reader, 1):
             if None in row or None in row.values():
                 raise DataError(f"{path}: row {number} has not as many cells as the header")
@@ -269,7 +269,7 @@ def _csv(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str
 def _json(path: Path, needed: Sequence[str]) -> Any:
     try:
         raw = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: not JSON ({error})") from error
@@ -286,7 +286,7 @@ def _split(path: Path, where: str, word: str) -> str:
 
 
 def _number(path: Path, where: str, column: str, cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError as error:
-        raise DataError(f"{path}: {where}: {column} {cell!r}, expected a number") from error
+    value = as_number(cell)
+    if value is None:
+        raise DataError(f"{path}: {where}: {column} {cell!r}, expected a number")
+    return value

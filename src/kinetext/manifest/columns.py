@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
-from kinetext.manifest.rows import RESERVED, SPLITS, Row, Split, cell, escapes
+from kinetext.manifest.rows import RESERVED, SPLITS, Row, Split, cell, escapes, is_encodable, is_roundabout, plain
 
 Cells = Sequence[Sequence[object]]  # of every column, those of all rows
 
@@ -32,6 +32,8 @@ def all_legal(names: Sequence[str], cells: Cells, multi: Sequence[str]) -> tuple
         return None
     if not all(map(_fits, file, text, start, end)) or any(map(escapes, file)):
         return None
+    if any(map(is_roundabout, file)):
+        file = [plain(name) for name in file]
     labels = _labels({name: column for name, column in texts.items() if name not in RESERVED}, count)
     return tuple(
         map(
@@ -56,12 +58,15 @@ def _texts(name: str, column: Sequence[object], multi: Sequence[str], found: lis
     """The cells of a column as text; what is wrong with them is added to ``found``."""
     if name in multi:
         return [cell(name, value, multi, found) for value in column]
-    if set(map(type, column)) == {str}:
-        return cast("Sequence[str]", column)
-    return [
-        value if type(value) is str else str(value) if type(value) is int else cell(name, value, multi, found)
-        for value in column
-    ]
+    texts = cast("Sequence[str]", column)
+    if set(map(type, column)) != {str}:
+        texts = [
+            value if type(value) is str else str(value) if type(value) is int else cell(name, value, multi, found)
+            for value in column
+        ]
+    if not is_encodable("".join(texts)):
+        found.append(f"{name} has half a character")
+    return texts
 
 
 def _numbers(column: Sequence[object]) -> list[float | None] | None:

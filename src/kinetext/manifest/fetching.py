@@ -148,16 +148,16 @@ class _Fetch:
                 yield piece
 
     def _rest(self, have: int, size: int) -> Iterator[bytes]:
-        """The bytes from ``have`` on; a server that can't send a part sends everything, which is told by its length."""
-        while have < size:
-            end = min(have + 8 * BLOCK, size)
-            with _plainly(self.url):
-                piece = self.disk.cat_file(self.url, start=have, end=end)
-            if len(piece) != end - have:
+        """The bytes from ``have`` on; where a server sends everything instead, nothing of it is read, and all begins anew."""
+        with _plainly(self.url), self.disk.open(self.url, "rb", block_size=8 * BLOCK, cache_type="none") as source:
+            try:
+                source.seek(have)
+                while have < size and (piece := source.read(min(8 * BLOCK, size - have))):
+                    yield piece
+                    have += len(piece)
+            except ValueError as error:  # what fsspec says of a server that has no parts
                 self.part.unlink()
-                raise _Broken("the server sends no part of the file")
-            yield piece
-            have = end
+                raise _Broken("the server sends no part of the file") from error
 
 
 class _Broken(Exception):

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from pyarrow import ArrowException
 
 from kinetext.manifest import layouts
-from kinetext.manifest.rows import RESERVED
+from kinetext.manifest.rows import RESERVED, is_encodable
 from kinetext.types import DataError, joined
 
 PACK = "pack.json"  # what tells a pack of shards from a folder of clips
@@ -135,7 +135,7 @@ def _read_jsonl(path: Path) -> Raw:
             continue
         try:
             row = _decoded(line.strip(" \t\r"), decoder)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: line {number} is not JSON ({error})") from error
         if not isinstance(row, dict):
             if line.lstrip().startswith("{"):
@@ -196,9 +196,9 @@ def check_once(path: Path, columns: Sequence[str]) -> None:
 
 def check_columns(path: Path, columns: Sequence[str], multi: Sequence[str]) -> None:
     """Refuses a table without the columns that it needs, or with names that are not legal."""
-    odd = [name for name in columns if not name or name != name.strip()]
+    odd = [name for name in columns if not name or name != name.strip() or not is_encodable(name)]
     if odd:
-        raise DataError(f"{path}: column name {odd[0]!r}, expected one without spaces around it")
+        raise DataError(f"{path}: column name {odd[0]!r}, expected one of whole characters, without spaces around it")
     if not {"file_name", "text"} & set(columns):
         hint = near("file_name", columns)
         raise DataError(f"{path}: no column file_name or text{hint}; it has {joined(columns)}")

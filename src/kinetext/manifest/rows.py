@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Literal
 
 from kinetext.types import joined
@@ -18,6 +18,8 @@ SEPARATOR = "|"  # between the classes of a multi-label cell
 # what a file elsewhere may begin with; "memory" is fsspec's own, which reaches no disk and no network
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "hf", "memory")
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes of a file's name, and characters of all of its path: no disk has more
+_SHOWN = 40  # characters of a cell that is too long for a message
 _ELSEWHERE = tuple(f"{protocol}://" for protocol in PROTOCOLS)
 MEANT: Mapping[str, str] = {
     "validation": "val", "valid": "val", "dev": "val", "eval": "val", "training": "train", "testing": "test",
@@ -68,7 +70,9 @@ def check_row(number: int, raw: Mapping[str, object], multi: Sequence[str], prob
     start, end, weight = (_number(name, cells.get(name, ""), found) for name in ("start", "end", "weight"))
     file, text, split = cells.get("file_name", ""), cells.get("text", ""), cells.get("split", "")
     if file:
-        found += escapes(file)
+        wrong = escapes(file)
+        found += wrong
+        file = file if wrong else plain(file)
     elif not text:
         found.append("has neither file_name nor text")
     elif start is not None or end is not None:
@@ -98,6 +102,8 @@ def cell(name: str, value: object, multi: Sequence[str], found: list[str]) -> st
         found.append(f"{name} is a {type(value).__name__}, expected text or a number")
         return ""
     text = str(value)
+    if not is_encodable(text):
+        found.append(f"{name} {text[:_SHOWN]!r} has half a character (a surrogate alone), expected whole ones")
     if name in multi and text:
         parts = text.split(SEPARATOR)
         if "" in parts or len(set(parts)) < len(parts):
@@ -108,6 +114,15 @@ def cell(name: str, value: object, multi: Sequence[str], found: list[str]) -> st
 def is_empty(value: object) -> bool:
     """Whether nothing stands in a raw cell: pandas writes a missing number as one that is none."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text can be written down; JSON may hold one of the two halves of a character, which can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_number(cell: str) -> float | None:
@@ -139,18 +154,33 @@ def escapes(file: str) -> list[str]:
     """A file outside the root is refused, also where it exists: a table must not reach into other folders, and a URL
     not into the machine's own files.
     """
-    if ".." not in file and "://" not in file and "\0" not in file and file[:1] != "/":
+    if len(file) < 64 and ".." not in file and "://" not in file and "\0" not in file and file[:1] != "/":
         return []  # nearly all, fast
     if "\0" in file:
         return [f"file_name {file!r} has a zero byte"]
     if is_elsewhere(file):
         return []
+    if len(file) > _LONGEST_PATH or any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in file.split("/")):
+        return [
+            f"file_name {file[:_SHOWN] + '...'!r} is longer than a file's name can be, {_LONGEST_NAME} bytes; are two columns "
+            "in each other's place?"
+        ]
     protocol, mark, _ = file.partition("://")
     if mark and "/" not in protocol:
         return [f"file_name {file!r} begins with {protocol}://, expected a path or one of {joined(_ELSEWHERE)}"]
     depth = 0
-    for part in PurePosixPath(file).parts:
-        depth += -1 if part == ".." else 1
+    for part in file.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
         if depth < 0 or file.startswith("/"):
             return [f"file_name {file!r} leads out of the root, expected a path inside it"]
     return []
+
+
+def plain(file: str) -> str:
+    """The one name of a file that does not lead out of the root: "x/../a.mp4" and "./a.mp4" are "a.mp4"; a URL is as it is."""
+    return normpath(file) if is_roundabout(file) and not is_elsewhere(file) else file
+
+
+def is_roundabout(file: str) -> bool:
+    """Whether a path may have another spelling; true of URLs, too."""
+    return "./" in file or "//" in file or file.endswith(("/", "/.", "/.."))

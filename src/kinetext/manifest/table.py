@@ -177,8 +177,15 @@ def absent(root: Path, files: Sequence[str]) -> list[str]:
                 names -= {entry.name for entry in entries if entry.is_file()}
         unseen.update(inside[name] for name in names)
     # a folder of pictures is a clip, too, and a disk may know a file by more names than the one that it lists
-    gone = {file for file in unseen if not (root / file).exists()}
+    gone = {file for file in unseen if not _exists(root / file)}
     return [file for file in files if file in gone] if gone else []
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise DataError(f"{path}: can't be looked for ({error.strerror or error})") from error
 
 
 def _leaks(rows: Iterable[Row]) -> list[str]:

@@ -70,7 +70,7 @@ def members(piece: bytes) -> dict[str, memoryview]:
 def _any_members(piece: bytes) -> dict[str, memoryview]:
     view = memoryview(piece)
     try:
-        (found,) = _pieces(io.BytesIO(piece))
+        (found,) = _pieces(io.BytesIO(piece), ended=False)
     except tarfile.TarError as error:
         raise ValueError(str(error)) from error
     return {name: view[at : at + size] for name, (at, size) in found.members.items()}
@@ -84,14 +84,13 @@ def pieces(path: Path) -> Iterator[Piece]:
     """
     try:
         with path.open("rb") as file:
-            yield from _pieces(file)
-            if file.seek(0, os.SEEK_END) % _BLOCK:
-                raise DataError(f"{path}: cut off, or no tar")
+            yield from _pieces(file, ended=True)
     except (OSError, tarfile.TarError, ValueError) as error:
         raise DataError(f"{path}: can't be read as a tar without compression ({error})") from error
 
 
-def _pieces(file: io.BufferedIOBase) -> Iterator[Piece]:
+def _pieces(file: io.BufferedIOBase, *, ended: bool) -> Iterator[Piece]:
+    """The samples of a tar; ``ended`` refuses one without an empty block behind its last member: every writer puts two."""
     key, start, end, found = "", 0, 0, dict[str, tuple[int, int]]()
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for info in tar:
@@ -108,6 +107,9 @@ def _pieces(file: io.BufferedIOBase) -> Iterator[Piece]:
                 raise ValueError(f"{info.name} is there twice")
             found[suffix] = info.offset_data, info.size
             end = info.offset_data + info.size + -info.size % _BLOCK
+        file.seek(tar.offset)  # where the last header was looked for
+        if ended and file.read(_BLOCK) != bytes(_BLOCK):
+            raise ValueError(f"cut off, or damaged: no end of the tar at byte {tar.offset:,}")
     if found:
         yield Piece(key, start, end - start, found)
 
@@ -130,14 +132,17 @@ class Pieces:
         Raises:
             DataError: it can't be read, or ends before.
         """
+        parts, have = [], 0
         try:
-            # a read at a place moves nothing that forked processes share
-            data = os.pread(self._file(number), size, start)
+            while have < size:  # at a place, which moves nothing that forked processes share; at most 2 GiB at a time
+                part = os.pread(self._file(number), size - have, start + have)
+                if not part:
+                    raise DataError(f"{self.paths[number]}: ends at byte {start + have}, expected {size - have} more")
+                parts.append(part)
+                have += len(part)
         except OSError as error:
             raise DataError(f"{self.paths[number]}: can't be read ({error.strerror or error})") from error
-        if len(data) < size:
-            raise DataError(f"{self.paths[number]}: ends at byte {start + len(data)}, expected {size - len(data)} more")
-        return data
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _file(self, number: int) -> int:
         if number not in self._open:

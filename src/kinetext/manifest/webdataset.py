@@ -10,14 +10,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from kinetext.manifest.fetching import fetch
 from kinetext.manifest.packed import INDEX, ROWS, Index, write_index, write_rows
-from kinetext.manifest.rows import SEPARATOR, Split, is_elsewhere
+from kinetext.manifest.rows import Split, cell, check_row, is_elsewhere
 from kinetext.manifest.table import Manifest, load
 from kinetext.manifest.tars import Piece, Pieces, pieces
 from kinetext.runtime import cache_folder
-from kinetext.types import DataError
+from kinetext.types import DataError, joined
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -95,6 +96,8 @@ def _choices(inside: str) -> list[str]:
     if not bounds:
         return inside.split(",")
     low, high = bounds.groups()
+    if int(low) > int(high):
+        raise DataError(f"root: {{{inside}}} names no tar, expected the lower number first")
     return [f"{number:0{len(low)}}" for number in range(int(low), int(high) + 1)]
 
 
@@ -119,21 +122,38 @@ def _write(
     """Indexes tars into a folder of the cache."""
     reader = Pieces(paths)
     rows: list[dict[str, str]] = []
-    places: list[dict[str, object]] = []
+    places: list[dict[str, Any]] = []
     for shard, path in enumerate(paths):
         for piece in pieces(path):
             row = _row(piece, reader, shard)
             if any(is_clip(name, suffixes) for name in piece.members):
                 row["file_name"] = f"{names[shard]}/{piece.key}"
-            rows.append(row | ({"split": splits[shard]} if splits[shard] else {}))
+            elif not row.get("text"):
+                has = joined(list(piece.members))
+                raise DataError(f"{path}: {piece.key}: has neither a clip nor a text; its members are {has}")
+            row |= {"split": splits[shard]} if splits[shard] else {}
+            _check(path, piece.key, row)
+            rows.append(row)
             places.append(
                 {"key": piece.key, "shard": shard, "start": piece.start, "size": piece.size}
                 | dict.fromkeys(("crc32", "frames", "source_frames", "seconds"), -1)
             )
     if not rows:
         raise DataError(f"{paths[0]}: no samples in it")
+    whole = [at for at, row in enumerate(rows) if "split" in row]
+    if 0 < len(whole) < len(rows):
+        at = next(at for at, row in enumerate(rows) if "split" not in row)
+        raise DataError(f"{paths[places[at]['shard']]}: {places[at]['key']}: has no split, and other samples have one")
     write_rows(folder / ROWS, rows)
     write_index(folder / INDEX, places)
+
+
+def _check(path: Path, key: str, row: Mapping[str, str]) -> None:
+    """Refuses what a table would refuse of a sample by itself, in words that say where it is."""
+    problems: list[str] = []
+    check_row(0, row, (), problems)
+    if problems:
+        raise DataError(f"{path}: {key}: {problems[0].removeprefix('row 0: ')}")
 
 
 def _row(piece: Piece, reader: Pieces, shard: int) -> dict[str, str]:
@@ -149,11 +169,12 @@ def _row(piece: Piece, reader: Pieces, shard: int) -> dict[str, str]:
     if "json" in piece.members:
         try:
             said = json.loads(text_of("json"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{reader.paths[shard]}: {piece.key}.json is not JSON ({error})") from error
-        cells = {name: _cell(value) for name, value in said.items()} if isinstance(said, dict) else {}
-        row = {name: cell for name, cell in cells.items() if cell is not None and name not in _OWN}
-    row |= {column: text_of(name) for name, column in (("txt", "text"), ("cls", "cls")) if name in piece.members}
+        cells = {name: _cell(name, value) for name, value in said.items()} if isinstance(said, dict) else {}
+        row = {name: text for name, text in cells.items() if text and name not in _OWN}
+    row |= {"text": text_of("txt")} if "txt" in piece.members else {}
+    row |= {"cls": text_of("cls").strip()} if "cls" in piece.members else {}
     return row
 
 
@@ -162,12 +183,6 @@ def is_clip(name: str, suffixes: Sequence[str]) -> bool:
     return name == "npy" or f".{name.rpartition('.')[2]}" in suffixes
 
 
-def _cell(value: object) -> str | None:
-    """A value of a JSON object as a cell; None where it can't be one."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str | int | float):
-        return str(value)
-    if isinstance(value, list) and all(isinstance(v, str) and SEPARATOR not in v for v in value):
-        return SEPARATOR.join(value)
-    return None
+def _cell(name: str, value: object) -> str:
+    """A value of a JSON object as a cell; "" where it can't be one: not every column is for us."""
+    return cell(name, value, (name,) if isinstance(value, list) else (), [])
