@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from av.video.frame import VideoFrame
@@ -14,6 +15,8 @@ from av.video.frame import VideoFrame
 from kinetext import video
 from kinetext.types import DataError
 from kinetext.video import Limits, VideoError, VideoReader
+from kinetext.video.shaping import Shape, Shaper
+from kinetext.video.timeline import Header, Timeline
 
 FRAMES = 40
 PIXELS = torch.randint(0, 256, (FRAMES, 48, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -94,6 +97,24 @@ def test_pixels_as_wide_as_a_house_are_refused(tmp_path: Path) -> None:
     assert video.probe(path).pixel_aspect == 200
     with pytest.raises(VideoError, match=r"614,400 pixels, expected at most 100,000 \(limits\.pixels\)"):
         video.probe(path, limits=Limits(pixels=10**5))
+
+
+def test_a_frame_larger_than_the_header_says_is_refused(tmp_path: Path) -> None:
+    """As wide as the header says pixels are, which is checked against the header's own width and height only."""
+    stored = VideoFrame.from_ndarray(np.zeros((240, 320, 3), np.uint8), format="rgb24")
+    header = Header("x", (), 1, Fraction(25), Fraction(20))
+    line = Timeline(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64), Fraction(25), 0.04, header)
+    limits = Limits(pixels=100_000)
+    with pytest.raises(VideoError, match=r"a\.mp4: 1,536,000 pixels, expected at most 100,000 \(limits\.pixels\)"):
+        Shaper(tmp_path / "a.mp4", line, Shape(), limits=limits)(stored)
+    assert Shaper(tmp_path / "a.mp4", line, Shape(size=8), limits=limits)(stored).shape == (8, 8, 3)
+
+
+def test_the_bound_of_pillow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video.write_png(tmp_path / "a.png", PIXELS[:1])
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(VideoError, match=r"takes pictures of up to 2,000 pixels, twice PIL\.Image\.MAX_IMAGE_PIXELS"):
+        video.read_clip(tmp_path / "a.png", num_frames=1, size=8)
 
 
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:

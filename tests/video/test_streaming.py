@@ -13,7 +13,7 @@ from torch import Tensor
 from kinetext import video
 from kinetext.runtime import rng
 from kinetext.types import DataError
-from kinetext.video import VideoError
+from kinetext.video import Limits, VideoError
 
 
 def counted(num_frames: int) -> Tensor:
@@ -60,6 +60,32 @@ def test_a_stream_at_a_rate(tmp_path: Path, fps: float | None, expected: list[in
     assert levels(list(video.stream(tmp_path / "a.mp4", fps=fps))) == expected
 
 
+@pytest.mark.parametrize(("of", "fps", "expected"), [(1000, 1000, 20), (1000, 500, 10), (480, 480, 20), (480, 960, 40)])
+def test_the_last_frame_counts_at_high_rates(tmp_path: Path, of: int, fps: int, expected: int) -> None:
+    video.write(tmp_path / "a.mp4", counted(20), fps=of)
+    assert video.count_frames(tmp_path / "a.mp4", fps) == expected
+    with video.VideoReader(tmp_path / "a.mp4") as reader:
+        found = reader.clip(fps=fps).numbers
+    assert found == tuple((2 * i + 1) * of // (2 * fps) for i in range(expected))
+    assert levels(list(video.stream(tmp_path / "a.mp4", fps=fps))) == list(found)
+
+
+def test_more_frames_than_anyone_wants_are_refused(tmp_path: Path) -> None:
+    video.write(tmp_path / "a.mp4", counted(20), fps=8)
+    with pytest.raises(DataError, match=r"fps: 1e\+12, expected at most 4e\+06, 10,000,000 frames of the file"):
+        video.count_frames(tmp_path / "a.mp4", fps=1e12)
+    with pytest.raises(DataError, match=r"fps: inf, expected a finite number"):
+        video.stream(tmp_path / "a.mp4", fps=float("inf"))
+
+
+def test_limits_hold_for_streams(tmp_path: Path) -> None:
+    video.write(tmp_path / "a.mp4", counted(20), fps=8)
+    for read in (video.stream, video.count_frames, video.is_steady, video.read_all):
+        with pytest.raises(VideoError, match=r"limits\.frames"):
+            read(tmp_path / "a.mp4", limits=Limits(frames=19))
+        read(tmp_path / "a.mp4", limits=Limits(frames=20))
+
+
 def test_a_picture_is_one_frame(tmp_path: Path) -> None:
     video.write_png(tmp_path / "a.png", counted(1))
     assert video.count_frames(tmp_path / "a.png") == video.count_frames(tmp_path / "a.png", 8) == 1
@@ -69,7 +95,7 @@ def test_a_picture_is_one_frame(tmp_path: Path) -> None:
 def test_what_cannot_be_streamed_is_said_at_once(tmp_path: Path) -> None:
     video.write(tmp_path / "a.mp4", counted(4), fps=8)
     for options, message in (
-        ({"fps": 0.0}, r"fps: 0\.0, expected more than 0"),
+        ({"fps": 0.0}, r"fps: 0\.0, expected a finite number more than 0"),
         ({"size": 0}, "size: 0, expected 1 or more"),
         ({"channels": 2}, "channels: 2"),
         ({"fit": "pad"}, "fit and region: only with a size"),

@@ -214,7 +214,7 @@ class Shards(Dataset):
         """How long a clip is that was not packed; 0 where it is pictures."""
         try:
             files = _members(self._piece(place))
-            return 0.0 if _stored(files) else video.probe(_file(files)).duration
+            return 0.0 if _stored(files) else video.probe(_file(files), isolated=self.look.isolated).duration
         except DataError as error:
             shard, key = self.pieces.paths[self.index.shard[place]], tables.key_of(self.selected.table.rows[place])
             raise DataError(f"{shard}: {key}: {error}") from error

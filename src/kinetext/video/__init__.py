@@ -12,7 +12,8 @@ from kinetext.video.looking import READING, Look, extent
 from kinetext.video.pictures import digest
 from kinetext.video.probing import VideoInfo, probe
 from kinetext.video.reader import DECODERS, Decoder, Frames, VideoReader, forget, to_float
-from kinetext.video.reading import SUFFIXES, Sampling, read_all, read_clip, read_provenance
+from kinetext.video.reading import SUFFIXES, read_all, read_clip, read_provenance
+from kinetext.video.sampling import Sampling
 from kinetext.video.shaping import WHOLE, Fit, Region, check_region
 from kinetext.video.storing import Stored, as_file, frames_of, is_stored, restore, store
 from kinetext.video.streaming import count_frames, is_steady, stream

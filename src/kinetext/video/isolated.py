@@ -1,50 +1,44 @@
 """Files from strangers, decoded in a process of their own, with limits on memory and time.
 
-A process that has imported everything is started once and waits. For each file it forks: the fork reads, sends what it
-read and ends, so what one file does to a decoder, it does to no other, and a fork costs milliseconds where a start costs
-seconds. What comes back is JSON and bytes, which are checked: a decoder that was taken over can make up frames here.
+A process that has imported everything is started once and waits (``forking``); for each file it forks. What comes back is
+JSON and bytes, which are checked (``answers``): a decoder that was taken over can make up frames here.
 It is no sandbox: what the user may read or reach, such a decoder may, too.
 """
 
 from __future__ import annotations
 
 import atexit
-import base64
-import errno
 import json
-import math
 import os
 import select
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from fractions import Fraction
+from dataclasses import asdict, dataclass
+from math import inf, prod
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetext.types import DataError
+from kinetext.video import answers
 from kinetext.video.containers import VideoError
-from kinetext.video.limits import Limits
-from kinetext.video.probing import VideoInfo, probe
+from kinetext.video.forking import READY, exactly
+from kinetext.video.probing import VideoInfo
 from kinetext.video.reader import to_float
-from kinetext.video.reading import read_clip
-from kinetext.video.writing import to_bytes
 
-Name = Literal["probe", "read_clip"]
+Name = Literal["probe", "extent", "read_clip"]
 _MIB = 1 << 20
-_HEAD = 1 << 20  # bytes of JSON at most
-_LENGTH = 8  # bytes that say how long the JSON is
-_BLOCK = 1 << 18
-_REFUSED = (errno.ENOMEM, errno.EAGAIN)  # memory; a thread, for want of memory for its stack
-_KINDS: dict[str, type[DataError]] = {"DataError": DataError, "VideoError": VideoError}
+_PATIENCE = 30.0  # seconds that the waiting process may take beyond those of the file
+_START = 300.0  # seconds to import everything, from a slow disk
 
 
 @dataclass(frozen=True)
@@ -62,8 +56,8 @@ class Bounds:
     def __post_init__(self) -> None:
         if self.memory < 1:
             raise DataError(f"memory: {self.memory} MiB, expected 1 or more")
-        if not 0 < self.seconds < math.inf:
-            raise DataError(f"seconds: {self.seconds}, expected more than 0")
+        if not 0 < self.seconds < inf:
+            raise DataError(f"seconds: {self.seconds}, expected a finite number more than 0")
 
 
 @overload
@@ -72,10 +66,16 @@ def call(
 ) -> VideoInfo: ...
 @overload
 def call(
+    name: Literal["extent"], path: str | Path, options: Mapping[str, Any], bounds: Bounds | None = None
+) -> tuple[int, float]: ...
+@overload
+def call(
     name: Literal["read_clip"], path: str | Path, options: Mapping[str, Any], bounds: Bounds | None = None
 ) -> Tensor: ...
-def call(name: Name, path: str | Path, options: Mapping[str, Any], bounds: Bounds | None = None) -> VideoInfo | Tensor:
-    """What ``probe`` or ``read_clip`` gives of a file, made in another process. Linux only.
+def call(
+    name: Name, path: str | Path, options: Mapping[str, Any], bounds: Bounds | None = None
+) -> VideoInfo | tuple[int, float] | Tensor:
+    """What ``probe``, ``extent`` or ``read_clip`` gives of a file, made in another process. Linux only.
 
     Args:
         name: which of them.
@@ -93,101 +93,135 @@ def call(name: Name, path: str | Path, options: Mapping[str, Any], bounds: Bound
     if "limits" in plain:
         plain["limits"] = asdict(plain["limits"])
     if rng is not None:
-        plain["rng"] = base64.b64encode(bytes(rng.get_state().numpy())).decode()
+        plain["rng"] = answers.state(rng)
     asked = {"name": name, "path": os.path.abspath(path), "options": plain, **asdict(bounds)}
+    line = json.dumps(asked, default=_plain).encode()
+    shape: tuple[int, ...] = ()
+    if name == "read_clip":
+        size = int(options["size"])
+        shape = (int(options["num_frames"]), int(options.get("channels", 3)), size, size)
+    try:
+        head, pixels = _asked(path, line, shape, bounds)
+        if told := answers.error(path, head, bounds.memory):
+            raise told
+        if name == "probe":
+            return answers.info(path, head)
+        if name == "extent":
+            return answers.reach(head)
+        if pixels.shape != shape:
+            raise ValueError("no pixels as they were asked for")
+        if rng is not None:
+            answers.go_on(rng, head.get("rng"))
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise VideoError(f"{path}: the decoder's process sent something that is no result ({error})") from error
+    return to_float(torch.from_numpy(pixels).permute(1, 0, 2, 3).contiguous())
+
+
+def _plain(value: object) -> object:
+    """A number of NumPy as JSON has it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r}, expected what JSON can hold")
+
+
+def _asked(
+    path: str | Path, line: bytes, shape: tuple[int, ...], bounds: Bounds
+) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """The JSON that a fork answers, and its bytes in this shape; empty where it sent no such thing."""
     with _LOCK, _waiting() as control:
+        until = time.monotonic() + bounds.seconds + _PATIENCE
+        _hurry(control, until)
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                line = json.dumps(asked).encode()
-                socket.send_fds(control, [len(line).to_bytes(_LENGTH, "little")], [theirs.fileno()])
+                socket.send_fds(control, [len(line).to_bytes(8, "little")], [theirs.fileno()])
                 control.sendall(line)
-            head, data = _received(ours, bounds)
-        ended = json.loads(_exactly(control, int.from_bytes(_exactly(control, _LENGTH), "little")))
+            found = _received(ours, control, shape, until)
+            ours.shutdown(socket.SHUT_RDWR)  # closing is not enough: processes that were forked meanwhile have it, too
+        _hurry(control, until)
+        ended = json.loads(exactly(control, int.from_bytes(exactly(control, 8), "little")))
     _check_end(path, ended, bounds)
-    size = options.get("size", 0)
-    shape = [options.get("channels", 3), options.get("num_frames", 0), size, size] if name == "read_clip" else []
-    return _result(path, head, data, rng, bounds, shape)
+    return found
+
+
+def _received(
+    ours: socket.socket, control: socket.socket, shape: tuple[int, ...], until: float
+) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    nothing: NDArray[np.uint8] = np.empty(0, np.uint8)
+    start = bytearray(answers.LENGTHS)
+    if not _filled(ours, control, memoryview(start), until):
+        return {}, nothing
+    length, size = answers.lengths(start)
+    if length > answers.HEAD or (size and size != prod(shape)):
+        return {}, nothing
+    line, pixels = bytearray(length), np.empty(shape, np.uint8) if size else nothing
+    if not all(_filled(ours, control, one, until) for one in (memoryview(line), pixels.reshape(-1).data)):
+        return {}, nothing
+    try:
+        return answers.parsed(line), pixels
+    except ValueError:
+        return {}, nothing
+
+
+def _filled(ours: socket.socket, control: socket.socket, room: memoryview, until: float) -> bool:
+    """Receives as many bytes as there is room for; False where the fork has ended before, of which control tells: processes
+    that were forked while ``theirs`` was open keep it, so that its end may never be heard here.
+
+    Raises:
+        TimeoutError: neither comes.
+    """
+    watch = select.poll()
+    for sock in (ours, control):
+        watch.register(sock, select.POLLIN)
+    while room:
+        if not watch.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise TimeoutError
+        try:
+            got = ours.recv_into(room, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # so it was control, and all that the fork sent has been read
+            return False
+        if not got:
+            return False
+        room = room[got:]
+    return True
+
+
+def _hurry(sock: socket.socket, until: float) -> None:
+    sock.settimeout(max(0.01, until - time.monotonic()))
 
 
 def _check_end(path: str | Path, ended: Mapping[str, Any], bounds: Bounds) -> None:
     if ended["late"]:
-        raise VideoError(f"{path}: not read within {bounds.seconds:g} s (seconds), given up")
+        raise VideoError(f"{path}: not read in isolation within {bounds.seconds:g} s, given up")
     if number := ended["signal"]:
         raise VideoError(f"{path}: the decoder's process died of {signal.Signals(number).name}, reading this file")
     if ended["code"]:
         raise VideoError(f"{path}: the decoder's process ended by itself (code {ended['code']}), reading this file")
 
 
-def _received(sock: socket.socket, bounds: Bounds) -> tuple[dict[str, Any], bytearray]:
-    """The JSON and the bytes that a fork sends before it ends; empty where it ends before."""
-    data, most = bytearray(), bounds.memory * _MIB + _HEAD
-    while block := sock.recv(_BLOCK):
-        data += block
-        if len(data) > most:
-            break  # more than it could have made; closing the socket ends it
-    length = int.from_bytes(data[:_LENGTH], "little")
-    try:
-        head = json.loads(data[_LENGTH : _LENGTH + length])
-    except (ValueError, RecursionError):
-        return {}, bytearray()
-    return head if isinstance(head, dict) else {}, data[_LENGTH + length :]
+class _Waiting(NamedTuple):
+    """The waiting process of this one, and the socket that controls it."""
+
+    pid: int
+    control: socket.socket
 
 
-def _result(
-    path: str | Path,
-    head: Mapping[str, Any],
-    data: bytearray,
-    rng: torch.Generator | None,
-    bounds: Bounds,
-    shape: Sequence[int] = (),
-) -> VideoInfo | Tensor:
-    if kind := head.get("error"):
-        raise _KINDS.get(str(kind), VideoError)(str(head.get("text", f"{path}: can't be read")))
-    if head.get("memory"):
-        raise VideoError(f"{path}: needs more than {bounds.memory} MiB of memory to be read (memory), given up")
-    try:
-        if "info" in head:
-            found = _typed(VideoInfo, head["info"])
-            assert isinstance(found, VideoInfo)
-            return replace(found, path=Path(path))
-        pixels = torch.frombuffer(data, dtype=torch.uint8).reshape([int(length) for length in head["shape"]])
-        if shape and list(pixels.shape) != list(shape):
-            raise ValueError(f"{list(pixels.shape)}, expected {list(shape)}")
-        if rng is not None:
-            rng.set_state(torch.frombuffer(bytearray(base64.b64decode(head["rng"])), dtype=torch.uint8))
-        return to_float(pixels)
-    except (ValueError, TypeError, KeyError, RuntimeError, AssertionError) as error:
-        raise VideoError(f"{path}: the decoder's process sent something that is no result ({error})") from error
-
-
-def _typed(kind: Any, value: Any) -> Any:
-    """What JSON made of a dataclass of plain values, as it was."""
-    if is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        return kind(**{field.name: _typed(hints[field.name], value[field.name]) for field in fields(kind)})
-    if get_origin(kind) is tuple:
-        return tuple(_typed(get_args(kind)[0], one) for one in value)
-    if kind in (Fraction, Path):
-        return kind(value)
-    if kind in (int, float, str, bool) and type(value) is not kind and not (kind is float and type(value) is int):
-        raise ValueError(f"{value!r} where {kind.__name__} belongs")
-    return value
-
-
-# The waiting process of this one: its control socket, and who started it.
 _LOCK = threading.Lock()
-_held: tuple[int, int, socket.socket] | None = None
+_held: _Waiting | None = None
 
 
-def _renewed() -> None:
-    """A lock of its own for a process that was forked while another thread held this one."""
-    global _LOCK
+def _forgotten() -> None:
+    """What a process that was forked from this one forgets: the lock may be held by a thread it does not have, and the waiting
+    process would outlive this one with its control still open elsewhere."""
+    global _LOCK, _held
     _LOCK = threading.Lock()
+    if _held is not None:
+        _held.control.close()
+        _held = None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renewed)
+    os.register_at_fork(after_in_child=_forgotten)
 
 
 @contextmanager
@@ -196,33 +230,38 @@ def _waiting() -> Iterator[socket.socket]:
     global _held
     if sys.platform != "linux":
         raise VideoError("isolated: works on Linux only")
-    if _held is not None and _held[0] != os.getpid():
-        _end()  # what the process has that this one was forked from
-    if _held is None:
-        _held = _started()
     try:
-        yield _held[2]
+        if _held is None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                _held = _Waiting(0, ours)
+                _held = _Waiting(_started(theirs), ours)
+            ours.settimeout(_START)
+            exactly(ours, len(READY))
+        yield _held.control
     except BaseException as error:
         _end()
-        if isinstance(error, OSError):
+        if isinstance(error, TimeoutError):
+            raise VideoError("isolated: the process that decodes does not answer, given up") from error
+        if isinstance(error, ConnectionError):
             raise VideoError(f"isolated: the process that decodes is gone ({error})") from error
+        if isinstance(error, OSError):
+            raise VideoError(f"isolated: the process that decodes can't be asked ({error.strerror})") from error
         raise
 
 
-def _started() -> tuple[int, int, socket.socket]:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        code = "from kinetext.video.isolated import serve; serve()"
-        # one thread: a fork has only the thread that forked, and others may hold locks
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        there = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-P", "-c", code],
-            {**os.environ, **threads, "PYTHONPATH": there},
-            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
-        )
-    return os.getpid(), pid, ours
+def _started(theirs: socket.socket) -> int:
+    """The number of a new waiting process, controlled by this socket."""
+    code = "from kinetext.video.forking import serve; serve()"
+    # one thread: a fork has only the thread that forked, and others may hold locks
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    there = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-P", "-c", code],
+        {**os.environ, **threads, "PYTHONPATH": there},
+        file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
+    )
 
 
 @atexit.register
@@ -231,114 +270,9 @@ def _end() -> None:
     global _held
     if _held is None:
         return
-    parent, pid, control = _held
-    _held = None
-    if parent == os.getpid():
-        with suppress(OSError):  # it may be gone
-            control.shutdown(socket.SHUT_RDWR)  # closing is not enough: processes that were forked have it, too
-            os.waitpid(pid, 0)
+    (pid, control), _held = _held, None
     control.close()
-
-
-def serve() -> None:
-    """The life of the waiting process: control comes by its standard input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for who asks
-    control = socket.socket(fileno=0)
-    with suppress(OSError):  # who asks is gone
-        while True:
-            length, handles, _, _ = socket.recv_fds(control, _LENGTH, 1)
-            if not length:
-                return
-            asked = json.loads(_exactly(control, int.from_bytes(length, "little")))
-            line = json.dumps(_forked(control, handles[0], asked)).encode()
-            control.sendall(len(line).to_bytes(_LENGTH, "little") + line)
-
-
-def _forked(control: socket.socket, handle: int, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads one file in a fork, and says how that ended."""
-    alive, dying = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _read(handle, asked)
-    os.close(handle)
-    os.close(dying)
-    ended, _, _ = select.select([alive, control.fileno()], [], [], asked["seconds"])
-    if alive not in ended:  # too late, or who asked is gone
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    os.close(alive)
-    killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
-    return {"late": alive not in ended, "signal": killed, "code": code}
-
-
-def _read(handle: int, asked: Mapping[str, Any]) -> NoReturn:
-    """What the fork does."""
-    code = 1
-    try:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who asked has given up
-        os.close(0)  # what the waiting process hears and says is not this one's
-        _limit(asked["memory"] * _MIB, asked["seconds"])
-        head, data = _answer(asked)
-        line = json.dumps(head, default=str).encode()
-        with socket.socket(fileno=handle) as sock:
-            sock.sendall(len(line).to_bytes(_LENGTH, "little") + line)
-            sock.sendall(data)
-        code = 0
-    finally:
-        os._exit(code)  # nothing of what the waiting process has open or registered is this one's to close
-
-
-def _answer(asked: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-    options = dict(asked["options"])
-    rng = torch.Generator()
-    if "rng" in options:
-        rng.set_state(torch.frombuffer(bytearray(base64.b64decode(options["rng"])), dtype=torch.uint8))
-        options["rng"] = rng
-    if "limits" in options:
-        options["limits"] = Limits(**options["limits"])
-    if "region" in options:
-        options["region"] = tuple(options["region"])
-    try:
-        if asked["name"] == "probe":
-            return {"info": asdict(probe(asked["path"], **options))}, b""
-        clip = to_bytes(read_clip(asked["path"], **options)).contiguous()
-        state = base64.b64encode(bytes(rng.get_state().numpy())).decode()
-        return {"shape": list(clip.shape), "rng": state}, np.ascontiguousarray(clip.numpy()).tobytes()
-    except Exception as error:
-        if _is_memory(error):
-            return {"memory": True}, b""
-        known = type(error).__name__ in _KINDS
-        return {"error": type(error).__name__, "text": str(error) if known else f"{asked['path']}: {error!r}"}, b""
-
-
-def _is_memory(error: BaseException | None) -> bool:
-    """Whether memory was refused, to Python, to FFmpeg or to torch, anywhere in the chain of errors."""
-    while error is not None:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _REFUSED:
-            return True
-        if isinstance(error, RuntimeError) and "allocate memory" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _limit(memory: int, seconds: float) -> None:
-    """No more than ``memory`` bytes beyond what there is, no files, no core, and an end if the waiting process is killed."""
-    import resource  # Unix only
-
-    with open("/proc/self/status", encoding="ascii") as status:
-        base = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
-    cpu = math.ceil(seconds + 1) * (os.cpu_count() or 1)
-    for kind, most in (("DATA", base + memory), ("FSIZE", 0), ("CORE", 0), ("CPU", cpu)):
-        resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (most, most))
-
-
-def _exactly(sock: socket.socket, length: int) -> bytes:
-    data = bytearray()
-    while len(data) < length:
-        block = sock.recv(length - len(data))
-        if not block:
-            raise ConnectionError("the other end is closed")
-        data += block
-    return bytes(data)
+    with suppress(OSError):  # another may have waited for it
+        if pid and os.waitpid(pid, os.WNOHANG) == (0, 0):
+            os.kill(pid, signal.SIGKILL)  # its fork dies with it
+            os.waitpid(pid, 0)

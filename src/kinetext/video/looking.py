@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from kinetext.types import DataError, joined
 from kinetext.video.frames import timeline
 from kinetext.video.probing import probe
 from kinetext.video.reader import DECODERS, Decoder
-from kinetext.video.reading import Sampling, read_clip
-from kinetext.video.sampling import frame_range
-from kinetext.video.shaping import Fit, Region, check_region
+from kinetext.video.reading import read_clip
+from kinetext.video.sampling import Sampling, reach, spread, window
+from kinetext.video.shaping import CHANNELS, Fit, Region, check_region
 
 READING = 2  # counts up when the same file and options give other pixels, so that what was kept of them is made anew
 
@@ -56,9 +57,9 @@ class Look:
 
     def __post_init__(self) -> None:
         for name, value, legal in (
-            ("channels", self.channels, (1, 3)),
-            ("sampling", self.sampling, ("uniform", "random")),
-            ("fit", self.fit, ("crop", "squash", "pad")),
+            ("channels", self.channels, CHANNELS),
+            ("sampling", self.sampling, get_args(Sampling)),
+            ("fit", self.fit, get_args(Fit)),
             ("decoder", self.decoder, DECODERS),
         ):
             if value not in legal:
@@ -114,7 +115,7 @@ class Look:
 
     def seconds(self, path: Path, start: float | None, end: float | None) -> float:
         """How long the part of a file is that frames come from."""
-        info = probe(path)
+        info = probe(path, isolated=self.isolated)
         return (info.duration if end is None else min(end, info.duration)) - (start or 0.0)
 
     def read(self, path: Path, start: float | None, end: float | None, dice: torch.Generator) -> Tensor:
@@ -137,12 +138,10 @@ class Look:
 
     def chosen(self, total: int, seconds: float, dice: torch.Generator) -> list[int]:
         """Which of ``total`` frames, equally spread over ``seconds``, make a clip, as ``read_clip`` takes them of a file."""
-        low, count = 0, total
+        low, high = 0, total
         if self.clip_seconds and seconds > 0:
-            count = min(total, max(1, round(self.clip_seconds * total / seconds)))
-            spare = total - count
-            low = int(torch.randint(spare + 1, (), generator=dice)) if self.random_window else spare // 2
-        return [low + (2 * i + 1) * count // (2 * self.num_frames) for i in range(self.num_frames)]
+            low, high = window(total, seconds, self.clip_seconds, dice if self.random_window else None)
+        return spread(low, high, self.num_frames)
 
     def augmented(self, clip: Tensor, dice: torch.Generator) -> Tensor:
         """A clip ``(C, T, S, S)``, S >= ``read_size``, as it is learned from, ``(C, T, size, size)``."""
@@ -160,13 +159,17 @@ class Look:
         return clip
 
 
-def extent(path: Path, start: float | None, end: float | None) -> tuple[int, float]:
+def extent(path: Path, start: float | None, end: float | None, *, isolated: bool = False) -> tuple[int, float]:
     """How many frames a range of a file has, and how many seconds they are on screen; 0 for an image.
 
+    Args:
+        isolated: as of ``read_clip``.
+
     Raises:
-        VideoError: the file is missing or broken, or does not reach ``end``.
+        VideoError: the file is missing or broken, or does not reach ``start`` or ``end``.
     """
-    line = timeline(path)
-    low, high = frame_range(path, line, start, end)
-    until = line.times[high] if high < len(line) else line.duration
-    return high - low, float(until - line.times[low])
+    if isolated:
+        from kinetext.video.isolated import call
+
+        return call("extent", path, {"start": start, "end": end})
+    return reach(path, timeline(path), start, end)

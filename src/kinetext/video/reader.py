@@ -22,7 +22,7 @@ from kinetext.video.frames import VideoFile, open_file
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.pictures import Pictures
 from kinetext.video.probing import VideoInfo, probed
-from kinetext.video.sampling import SLACK, frame_range, middles, spread
+from kinetext.video.sampling import SLACK, frame_range, middles, on_screen, slack, spread
 from kinetext.video.shaping import WHOLE, Fit, Pixels, Region, Shape, Shaper
 from kinetext.video.timeline import REMEMBERED, Timeline
 
@@ -102,7 +102,7 @@ class VideoReader:
         self._file, self._closed = open_file(self.path, threads=threads, limits=limits), False
         if decoder == "torchcodec" and not isinstance(self._file, VideoFile):
             raise DataError(f"decoder: 'torchcodec' does not read {self.path}; expected 'pyav'")
-        self._shaper = Shaper(self.path, self.line, self.shape)
+        self._shaper = Shaper(self.path, self.line, self.shape, limits=limits)
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +144,8 @@ class VideoReader:
 
         Args:
             numbers: from 0; the frame -1 is an error.
-            seconds: from the first frame: the frame on screen then.
+            seconds: from the first frame: the frame on screen then, or the next where that begins within a millisecond (a quarter
+                of a frame where that is less), since times that were written down are rounded.
 
         Raises:
             DataError: not just one of the two is given, or there are none in it.
@@ -192,7 +193,10 @@ class VideoReader:
             return self._made(range(low, high))
         until = self.line.times[high] if high < len(self.line) else self.line.duration
         begin = float(self.line.times[low])
-        return self._made(self._numbered(begin + middles(float(until) - begin, fps)))
+        found = on_screen(self.line, begin + middles(float(until) - begin, fps))
+        return self._made(
+            np.minimum(found, high - 1).tolist()
+        )  # the middle of a stretch longer than the range lies behind it
 
     def __iter__(self) -> Iterator[Pixels]:
         """Every frame ``(H, W, C)`` uint8, one after another; one of them is in memory at a time."""
@@ -229,7 +233,7 @@ class VideoReader:
         file = self._open()
         assert isinstance(file, VideoFile)  # checked when it was opened
         found = by_torchcodec.frames(file, wanted, self.threads)
-        self._shaper = Shaper(self.path, self.line, self.shape, by_torchcodec.TURN)
+        self._shaper = Shaper(self.path, self.line, self.shape, by_torchcodec.TURN, file.limits)
         return found
 
     def _made(self, numbers: Sequence[int]) -> Frames:
@@ -253,14 +257,15 @@ class VideoReader:
             raise VideoError(f"{self.path}: the frame size changes in mid-file, expected one size")
         return size
 
-    def _numbered(self, seconds: Sequence[float] | NDArray[np.float64] | None) -> list[int]:
-        """The frames on screen at these times."""
+    def _numbered(self, seconds: Sequence[float] | None) -> list[int]:
+        """The frames that these times mean."""
         times = np.asarray(seconds, np.float64)
         end = self.line.duration
         for time in times:
             if not 0 <= time <= max(end, SLACK):
-                raise VideoError(f"{self.path}: {time:g} s, expected 0 up to its duration of {end:.3f} s")
-        return [int(at) for at in np.searchsorted(self.line.times, times + 1e-9, side="right") - 1]
+                raise VideoError(f"{self.path}: {time:.9g} s, expected 0 up to its duration of {end:.9g} s")
+        numbers: list[int] = on_screen(self.line, times, slack(self.line)).tolist()
+        return numbers
 
 
 def forget() -> None:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from kinetext.types import DataError, joined
+from kinetext.types import DataError
 from kinetext.video import comments
 from kinetext.video.containers import VideoError, opened
 from kinetext.video.limits import LIMITS, Limits
+from kinetext.video.pictures import are_pictures
 from kinetext.video.reader import Decoder, VideoReader
-from kinetext.video.sampling import frame_range, spread
+from kinetext.video.sampling import Choice, Sampling
 from kinetext.video.shaping import WHOLE, Fit, Region
-from kinetext.video.timeline import Timeline
 
 # what files of clips and pictures are called
 SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".gif",
     ".apng", ".png", ".jpg", ".jpeg", ".bmp", ".webp",
 )  # fmt: skip
-Sampling = Literal["uniform", "random"]
 
 
 def read_clip(
@@ -58,8 +56,9 @@ def read_clip(
         num_frames: >= 1.
         size: pixels, >= 1.
         channels: 3 (RGB) or 1 (luma, ITU-R BT.601).
-        start: seconds from the first frame, >= 0; None is the beginning.
-        end: seconds, > start; None is the end.
+        start: seconds from the first frame, >= 0; None is the beginning. Tables round times: up to a millisecond before a frame
+            (a quarter of a frame where that is less) is that frame's time.
+        end: seconds, > start; None is the end. It may lie one frame, but no more than 0.1 s, after the end of the file.
         sampling: "uniform" takes the middle window, "random" any with equal chance.
         clip_seconds: > 0; not together with ``fps``.
         fps: > 0; not together with ``clip_seconds``.
@@ -73,58 +72,47 @@ def read_clip(
 
     Raises:
         DataError: an argument is outside its range.
-        VideoError: the file is missing or broken, or does not reach ``end``.
+        VideoError: the file is missing or broken, or does not reach ``start`` or ``end``.
     """
-    if num_frames < 1:
-        raise DataError(f"num_frames: {num_frames}, expected 1 or more")
-    if sampling not in ("uniform", "random"):
-        raise DataError(f"sampling: {sampling!r}, expected one of {joined(('uniform', 'random'))}")
-    seconds = _seconds(num_frames, clip_seconds, fps)
-    if sampling == "random" and (seconds is None or rng is None):
-        raise DataError("sampling: 'random' needs clip_seconds or fps, and rng")
+    choice = Choice(num_frames, start, end, sampling, clip_seconds, fps)
+    choice.check(rng)
     if isolated:
         if decoder == "torchcodec":
             raise DataError("isolated: expected without decoder='torchcodec'")
         from kinetext.video.isolated import call
 
-        told: dict[str, object] = {
-            "num_frames": num_frames,
-            "size": size,
-            "channels": channels,
-            "start": start,
-            "end": end,
-        }
-        told |= {"sampling": sampling, "clip_seconds": clip_seconds, "fps": fps, "fit": fit, "region": region}
-        told["limits"] = limits
+        told = asdict(choice) | {"size": size, "channels": channels, "fit": fit, "region": region, "limits": limits}
         return call("read_clip", path, told if rng is None else told | {"rng": rng})
     with VideoReader(
         path, size=size, fit=fit, region=region, channels=channels, decoder=decoder, limits=limits
     ) as reader:
-        low, high = frame_range(reader.path, reader.line, start, end)
-        if seconds is not None:
-            low, high = _window(reader.line, low, high, seconds, rng if sampling == "random" else None)
-        return reader.frames_at(spread(low, high, num_frames)).video()
+        return reader.frames_at(choice.numbers(reader.path, reader.line, rng)).video()
 
 
-def read_all(path: str | Path, *, channels: int = 3, max_frames: int = 4096) -> tuple[Tensor, float]:
+def read_all(
+    path: str | Path, *, channels: int = 3, max_frames: int = 4096, limits: Limits = LIMITS
+) -> tuple[Tensor, float]:
     """Every frame at its displayed size, uint8 ``(T, H, W, C)``, and the frames a second (0 for an image).
 
     Raises:
-        VideoError: the file is missing or broken, changes its size, or has more than ``max_frames`` frames.
+        VideoError: the file is missing or broken, changes its size, has more than ``max_frames`` frames, or is larger than
+            ``limits`` allow.
     """
-    with VideoReader(path, channels=channels) as reader:
+    with VideoReader(path, channels=channels, limits=limits) as reader:
         if len(reader) > max_frames:
             raise VideoError(f"{path}: {len(reader)} frames, expected at most {max_frames} (max_frames)")
         return reader.clip().pixels, reader.line.fps
 
 
 def read_provenance(path: str | Path) -> dict[str, object] | None:
-    """How a clip was made, as ``write`` stored it; None where the file says nothing of the kind.
+    """How a clip was made, as ``write`` stored it; None where the file says nothing of the kind, or is none that ``write`` makes.
 
     Raises:
         VideoError: the file is missing or is no video.
     """
     path = Path(path)
+    if are_pictures(path):
+        return None
     with opened(path) as (container, _):
         tags = {name.lower(): text for name, text in container.metadata.items()}  # Matroska says COMMENT
     comment = tags.get("comment") or comments.find(path)
@@ -133,23 +121,3 @@ def read_provenance(path: str | Path) -> dict[str, object] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _seconds(num_frames: int, clip_seconds: float | None, fps: float | None) -> float | None:
-    """How long the window is, None for all of the range."""
-    for name, value in (("clip_seconds", clip_seconds), ("fps", fps)):
-        if value is not None and not 0 < value < math.inf:
-            raise DataError(f"{name}: {value}, expected more than 0")
-    if clip_seconds is not None and fps is not None:
-        raise DataError("clip_seconds and fps: both are given, expected one of them")
-    return num_frames / fps if fps is not None else clip_seconds
-
-
-def _window(line: Timeline, low: int, high: int, seconds: float, rng: torch.Generator | None) -> tuple[int, int]:
-    """``seconds`` of the range, in its middle or, with ``rng``, anywhere."""
-    until = line.times[high] if high < len(line) else line.duration
-    total, length = high - low, float(until - line.times[low])
-    count = min(total, max(1, round(seconds * total / length))) if length else total
-    spare = total - count
-    first = low + (spare // 2 if rng is None else int(torch.randint(spare + 1, (), generator=rng)))
-    return first, first + count

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 from av.buffer import Buffer
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kinetext.types import DataError, joined
-from kinetext.video.containers import VideoError, told
+from kinetext.video.containers import VideoError, check, told
+from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.timeline import Timeline
 
 Fit = Literal["crop", "squash", "pad"]
 Region = tuple[float, float, float, float]  # left, top, right, bottom, in shares of the picture
+CHANNELS = (1, 3)  # luma, RGB
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 Pixels = NDArray[np.uint8]
 Turn = tuple[bool, bool, bool]  # transposed, then flipped in x, then in y
@@ -80,7 +82,7 @@ class Shape:
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
             raise DataError(f"size: {self.size}, expected 1 or more")
-        for name, value, legal in (("channels", self.channels, (1, 3)), ("fit", self.fit, ("crop", "squash", "pad"))):
+        for name, value, legal in (("channels", self.channels, CHANNELS), ("fit", self.fit, get_args(Fit))):
             if value not in legal:
                 raise DataError(f"{name}: {value!r}, expected one of {joined(legal)}")
         check_region(self.region)
@@ -107,10 +109,13 @@ class Shaper:
         line: its timeline.
         shape: what to make.
         turn: how frames are turned; None reads it from them.
+        limits: of the pixels of a frame as displayed.
     """
 
-    def __init__(self, path: Path, line: Timeline, shape: Shape, turn: Turn | None = None) -> None:
-        self.path, self.line, self.shape, self.turn = path, line, shape, turn
+    def __init__(
+        self, path: Path, line: Timeline, shape: Shape, turn: Turn | None = None, limits: Limits = LIMITS
+    ) -> None:
+        self.path, self.line, self.shape, self.turn, self.limits = path, line, shape, turn, limits
         self._read: tuple[Turn, int] | None = None  # the turn of the last frame, and its rotation as FFmpeg has it
         self._seen: tuple[object, ...] = ()
         self._graph: Graph | None = None
@@ -144,6 +149,7 @@ class Shaper:
         size = self.shape.size
         if size is None:
             wide, tall = stored_size(frame, aspect)
+            check(self.path, "pixels", wide * tall, self.limits.pixels)  # frames may be larger than the header says
             return _Cut((0, 0, width, height), wide, tall)
         left, top, right, bottom = _stored(self.shape.region, turn)
         x, y = min(width - 1, round(left * width)), min(height - 1, round(top * height))
@@ -199,12 +205,11 @@ def _exif_turn(path: Path) -> Turn:
     try:
         with Image.open(path) as image:
             orientation = image.getexif().get(_ORIENTATION, 1)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:  # what Pillow raises for broken files
+    except Image.DecompressionBombError as error:  # a bound of its own
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        cause = f"Pillow, which reads it, takes pictures of up to {most:,} pixels, twice PIL.Image.MAX_IMAGE_PIXELS"
+        raise VideoError(f"{path}: its EXIF can't be read; {cause}") from error
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
         raise VideoError(f"{path}: its EXIF can't be read ({error})") from error
     # values outside 1 to 8 are reserved; viewers show such images as they are
     return _EXIF[orientation - 1] if orientation in range(1, 9) else UPRIGHT
