@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from kinetext.manifest.reading import near
 from kinetext.manifest.rows import RESERVED, SPLITS, Row, Split, as_number
-from kinetext.manifest.splits import by_size, groups
+from kinetext.manifest.splits import by_size, check_fractions, groups, own_group
 from kinetext.manifest.table import Manifest
 from kinetext.runtime import seed_of
 from kinetext.types import DataError, joined
@@ -29,7 +29,7 @@ def divide(
     Args:
         by: "group": as near to ``fractions`` as groups allow; "time": the oldest rows to train, the newest to test, a
             group by its newest row, rows of one time never divided; "hash": by the group's name and ``seed`` alone, so
-            that rows which are added move no other.
+            that rows which are added move no other, unless they change what belongs together (``stable_names``).
         fractions: of the rows, for train, val and test; they sum to 1, and 0 leaves a split out.
         seed: of ties by group, and of hashes.
         stratify: with "group", a label column whose classes have about the same share in every split.
@@ -50,12 +50,6 @@ def divide(
     if by == "time":
         return _by_time(manifest, fractions, time)
     return _stratified(manifest, fractions, seed, stratify) if stratify else by_size(manifest, seed, fractions)
-
-
-def check_fractions(fractions: Sequence[float]) -> None:
-    """Refuses fractions that are not three that sum to 1."""
-    if len(fractions) != len(SPLITS) or not abs(sum(fractions) - 1) < 1e-6 or min(fractions) < 0:
-        raise DataError(f"fractions: {joined(fractions)}, expected three numbers, 0 or more, that sum to 1")
 
 
 def _wanted(fractions: Fractions) -> dict[Split, float]:
@@ -113,15 +107,15 @@ def _by_hash(manifest: Manifest, fractions: Fractions, seed: int) -> list[Split]
 
 
 def stable_names(rows: Sequence[Row]) -> list[str]:
-    """A name for each row that it shares with all rows it must stay with, and that no row added to them changes: that of
-    its group, else of its file, else its text.
+    """A name for each row that it shares with all rows it must stay with: that of its group, else of its file, else its text.
 
-    Where a file is in several groups, it is the first of their names.
+    Where files bind several groups together, it is the first of their names. Rows that are added change it only where
+    they bind groups together, or give a file without a group its first.
     """
     together = groups(rows)
     best: dict[str, tuple[bool, str]] = {}
     for row, name in zip(rows, together, strict=True):
-        own = (not row.group, row.group or row.file or row.text or "")
+        own = (not row.group, own_group(row))
         best[name] = min(own, best.get(name, own))
     return [best[name][1] for name in together]
 

@@ -20,44 +20,46 @@ from kinetext.runtime import seed_of, whole_file
 from kinetext.types import DataError, joined
 
 SPLIT_TABLE = "splits.csv"
+FRACTIONS = (0.8, 0.1, 0.1)  # of the rows, for train, val and test, where nobody says
 _HEADER = ("file_name", "row", "group", "split")
 
 
 @no_collector()
-def with_splits(manifest: Manifest, *, seed: int, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Manifest:
+def with_splits(manifest: Manifest, *, seed: int) -> Manifest:
     """The manifest with a split for every row.
 
     The table's own ``split`` column comes first, then the ``splits.csv`` beside the table; where there is neither, a
-    split is made and written there, so that it stays. Groups are never divided; a row without one counts as the
-    group of its file, or of its text.
+    split, 80 / 10 / 10, is made and written there, so that it stays. Groups are never divided; a row without one counts as
+    the group of its file, or of its text. Of two runs that begin at once, both have the split of the first; but on a disk
+    without hard links, such as FAT, each may have its own, and what the second wrote stays.
 
     Args:
         manifest: of all rows.
         seed: of the split that is made; a split that is already written down stays as it is.
-        fractions: of the rows, for train, val and test; they sum to 1, and 0 leaves a split out.
 
     Raises:
         DataError: there are too few groups, ``splits.csv`` belongs to other rows, or it can't be written.
     """
     if "split" in manifest.columns:
         return manifest
-    path = manifest.root / SPLIT_TABLE if manifest.path == manifest.root else manifest.path.with_name(SPLIT_TABLE)
-    if path.exists():
-        splits = _stored(path, manifest)
-    else:
-        splits = by_size(manifest, seed, fractions)
-        _store(path, manifest, splits)
+    path = split_table(manifest)
+    splits = _stored(path, manifest) if path.exists() else _store(path, manifest, by_size(manifest, seed, FRACTIONS))
     rows = tuple(row.moved(split) for row, split in zip(manifest.rows, splits, strict=True))
     return replace(manifest, rows=rows)
 
 
 def with_stored_splits(manifest: Manifest) -> Manifest:
     """The manifest with the splits that stand beside its table, if there are any; none are made."""
-    folder = manifest.root if manifest.path == manifest.root else manifest.path.parent
-    return with_splits(manifest, seed=0) if (folder / SPLIT_TABLE).is_file() else manifest
+    return with_splits(manifest, seed=0) if split_table(manifest).is_file() else manifest
 
 
-def _group(row: Row) -> str:
+def split_table(manifest: Manifest) -> Path:
+    """Where the splits of a table are written down."""
+    return (manifest.root if manifest.path == manifest.root else manifest.path.parent) / SPLIT_TABLE
+
+
+def own_group(row: Row) -> str:
+    """The name of a row's group on its own."""
     return row.group or row.file or row.text or ""
 
 
@@ -70,7 +72,7 @@ def groups(rows: Sequence[Row]) -> list[str]:
             above[name] = name = above.setdefault(above[name], above[name])  # halves the way for whoever comes next
         return name
 
-    names = [_group(row) for row in rows]
+    names = [own_group(row) for row in rows]
     for row, name in zip(rows, names, strict=True):
         if row.file:
             one, two = sorted((top(name), top(row.file)))
@@ -82,6 +84,9 @@ def with_val(manifest: Manifest, share: float, *, seed: int) -> Manifest:
     """The manifest with ``share`` of its train rows as val, whole groups drawn by ``seed``, for a table whose own splits
     have no val.
 
+    A group that would make val more than twice as large as asked for, or train less than half, stays in train. Where every
+    group would, val is the smallest; one group always stays.
+
     Raises:
         DataError: it has val rows, or too few groups.
     """
@@ -90,17 +95,21 @@ def with_val(manifest: Manifest, share: float, *, seed: int) -> Manifest:
         raise DataError(f"data.val_share: {share:g}, but {manifest.path} has val rows of its own, expected 0")
     names = dict(zip([row.number for row in train], groups(train), strict=True))
     sizes = Counter(names.values())
-    drawn: set[str] = set()
-    rows = 0
-    for group in sorted(sizes, key=lambda group: seed_of(seed, "val", group)):
-        if rows >= share * len(train):
-            break
-        drawn.add(group)
-        rows += sizes[group]
-    if len(drawn) == len(sizes):
+    if len(sizes) < 2:
         raise DataError(
             f"data.val_share: {share:g}, and {manifest.path} has {len(sizes)} groups to train on; add groups"
         )
+    order = sorted(sizes, key=lambda group: seed_of(seed, "val", group))
+    wanted, rows = share * len(train), 0
+    most = min(2 * wanted, (wanted + len(train)) / 2)
+    drawn: set[str] = set()
+    for group in order:
+        if rows >= wanted or len(drawn) == len(sizes) - 1:
+            break
+        if rows + sizes[group] <= most:
+            drawn.add(group)
+            rows += sizes[group]
+    drawn = drawn or {min(order, key=lambda group: sizes[group])}
     return replace(manifest, rows=tuple(r.moved("val") if names.get(r.number) in drawn else r for r in manifest.rows))
 
 
@@ -133,6 +142,12 @@ def with_fold(manifest: Manifest, fold: int, folds: int, *, seed: int) -> Manife
     return replace(manifest, rows=tuple(r.moved(s) for r, s in zip(manifest.rows, splits, strict=True)))
 
 
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Refuses fractions that are not three that sum to 1."""
+    if len(fractions) != len(SPLITS) or not abs(sum(fractions) - 1) < 1e-6 or min(fractions) < 0:
+        raise DataError(f"fractions: {joined(fractions)}, expected three numbers, 0 or more, that sum to 1")
+
+
 def by_size(manifest: Manifest, seed: int, fractions: tuple[float, float, float]) -> list[Split]:
     """Largest groups first, ties in an order drawn by ``seed``, each to the split that lacks most rows.
 
@@ -141,8 +156,7 @@ def by_size(manifest: Manifest, seed: int, fractions: tuple[float, float, float]
     Raises:
         DataError: too few groups, or fractions that do not sum to 1.
     """
-    if abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
-        raise DataError(f"fractions: {joined(fractions)}, expected three numbers, 0 or more, that sum to 1")
+    check_fractions(fractions)
     names = groups(manifest.rows)
     sizes = Counter(names)
     lacks = {split: part * len(manifest.rows) for split, part in zip(SPLITS, fractions, strict=True) if part > 0}
@@ -162,13 +176,21 @@ def by_size(manifest: Manifest, seed: int, fractions: tuple[float, float, float]
     return [chosen[name] for name in names]
 
 
-def _store(path: Path, manifest: Manifest, splits: list[Split]) -> None:
+def _store(path: Path, manifest: Manifest, splits: list[Split]) -> list[Split]:
+    """Writes splits down, unless another run was first.
+
+    Returns:
+        What is written down.
+    """
     try:
         if not path.parent.stat().st_mode & 0o222:  # root may write there all the same; it was not meant to
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         with whole_file(path) as temporary:
             lines = ((*_name(row), split) for row, split in zip(manifest.rows, splits, strict=True))
             write_csv(temporary, _HEADER, lines)
+            _publish(temporary, path)
+    except FileExistsError:
+        return _stored(path, manifest)
     except OSError as error:
         name = manifest.path.name
         instead = (
@@ -179,10 +201,21 @@ def _store(path: Path, manifest: Manifest, splits: list[Split]) -> None:
         raise DataError(
             f"{path}: the split can't be written down ({error.strerror or error}); make the folder writable, {instead}"
         ) from error
+    return splits
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Gives a file its name, by a FileExistsError only if nothing has it, where the disk has hard links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        return  # no links here: ``whole_file`` then takes the name, whoever has it
 
 
 def _name(row: Row) -> tuple[str, str, str]:
-    return row.file or "", str(row.number), _group(row)
+    return row.file or "", str(row.number), own_group(row)
 
 
 def _stored(path: Path, manifest: Manifest) -> list[Split]:
