@@ -12,7 +12,7 @@ from kinetext import video
 from kinetext.config import Recipe
 from kinetext.datasets.folder import Folder
 from kinetext.manifest import SPLITS, load, with_splits
-from kinetext.manifest.layouts import CLIPS
+from kinetext.manifest.layouts import CLIPS, clips
 from kinetext.types import DataError
 
 
@@ -81,6 +81,8 @@ def test_a_table_comes_first(tmp_path: Path) -> None:
         ("a.mp4 a.txt b.mp4 c.mp4", r"2 of 3 clips have no text beside them: b\.mp4, c\.mp4; an empty b\.txt"),
         ("a.mp4 a.txt README.txt", r"1 texts have no clip beside them: README\.txt"),
         ("a.mp4 a.gif a.txt", "two clips named a beside one text"),
+        ("a.mov a.mov.mp4 a.mp4 a.txt a.mov.txt", "two clips named a beside one text"),
+        ("a.mp4 b.mp4 a.txt a.TXT b.txt", r"2 texts of one name, a\.TXT, a\.txt, expected one"),
         ("a.mp4 b.mp4", r"no table, expected exactly one of metadata\.csv.* or a layout .*wave/a\.mp4"),
         ("clips/a.mp4 clips/b.mp4", r"no table, expected exactly one of metadata\.csv"),
         ("train/a.mp4 val/b.mp4", r"no table, expected exactly one of metadata\.csv"),
@@ -99,6 +101,15 @@ def test_a_text_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a" * (2**20 + 1))
     with pytest.raises(DataError, match="expected a text of at most"):
         load(tmp_path)
+
+
+def test_hidden_files_and_links_to_themselves_are_no_clips(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.mp4 b/2.mp4 b/.3.mp4 .trash/4.mp4 a/.old/5.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "gone.mp4").symlink_to("nowhere")
+    (tmp_path / "a" / "6.mp4").symlink_to(tmp_path / "b" / "2.mp4")
+    assert clips(tmp_path) == ["a/1.mp4", "a/6.mp4", "b/2.mp4"]
+    assert [row.file for row in load(tmp_path).rows] == clips(tmp_path)
 
 
 READER = """

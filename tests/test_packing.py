@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from kinetext import cli, manifest, video
@@ -179,6 +180,75 @@ def test_clips_that_change_meanwhile_are_noticed(root: Path, tmp_path: Path) -> 
     os.utime(copy / "3.mp4", (0, 0))
     with pytest.raises(DataError, match="clips were changed since this pack was begun"):
         pack(copy, tmp_path / "out", SMALL)
+
+
+def test_clips_that_change_after_a_pack_is_whole_are_noticed(root: Path, tmp_path: Path) -> None:
+    """Folders of pictures too, whose own time says nothing of a picture that is written over."""
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes((root / "0.mp4").read_bytes())
+    (tmp_path / "frames").mkdir()
+    for number in range(3):
+        Image.new("RGB", (96, 80), (40 * number, 0, 0)).save(tmp_path / "frames" / f"{number}.bmp")
+    (tmp_path / "metadata.csv").write_text("file_name,split\na.mp4,train\nb.mp4,train\nframes,train\n")
+    out = tmp_path / "out"
+    pack(tmp_path, out, SMALL)
+    before = content(out)
+    pack(tmp_path, out, SMALL)
+    for path, other in (
+        (tmp_path / "b.mp4", (root / "1.mp4").read_bytes()),
+        (tmp_path / "frames" / "1.bmp", (tmp_path / "frames" / "2.bmp").read_bytes()),
+    ):
+        data = path.read_bytes()
+        path.write_bytes(other)
+        with pytest.raises(DataError, match="clips were changed since this pack was begun; choose another folder"):
+            pack(tmp_path, out, SMALL)
+        path.write_bytes(data)
+    pack(tmp_path, out, SMALL)  # as it was, whenever it was written
+    assert content(out) == before
+
+
+def test_an_unfinished_pack_of_pictures_is_not_gone_on_with_after_one_changed(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        Image.effect_noise((700, 700), 80).save(tmp_path / folder / "0.png")
+    (tmp_path / "metadata.csv").write_text("file_name,split\none,train\ntwo,train\n")
+    large = Packing(size=700, num_frames=1, stored="exact", shard_mb=1)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(tmp_path, tmp_path / "out", large, progress=stop)
+    assert (tmp_path / "out" / "shard-000000.tar").is_file()
+    Image.effect_noise((700, 700), 80).save(tmp_path / "one" / "0.png")
+    with pytest.raises(DataError, match="clips were changed since this pack was begun"):
+        pack(tmp_path, tmp_path / "out", large)
+
+
+def test_a_pack_that_is_stopped_at_its_end_is_tidied(
+    root: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(path: Path, *_: object, **__: object) -> None:
+        if path.name.startswith(("shard", "unfinished")):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as there:
+        there.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pack(root, tmp_path / "out", SMALL)
+    assert (tmp_path / "out" / "pack.json").is_file() and (tmp_path / "out" / "unfinished.json").is_file()
+    pack(root, tmp_path / "out", SMALL)
+    assert content(tmp_path / "out") == content(whole)
+
+
+def test_columns_of_any_name_are_packed_as_they_are(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes((root / "0.mp4").read_bytes())
+    (tmp_path / "metadata.csv").write_text("file_name,split,key,clip\na.mp4,train,my key,my clip\n")
+    pack(tmp_path, tmp_path / "out", SMALL)
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        said = json.load(tar.extractfile("00000001.json"))  # type: ignore[arg-type]
+    assert (said["key"], said["clip"]) == ("my key", "my clip")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

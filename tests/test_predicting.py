@@ -13,6 +13,7 @@ import pytest
 from kinetext import train
 from kinetext.apps import predicting
 from kinetext.config import Recipe
+from kinetext.manifest import changes, writing
 from kinetext.pipeline import Pipeline
 from kinetext.types import DataError, RunError
 
@@ -40,7 +41,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("suffix", predicting.FORMATS)
+@pytest.mark.parametrize("suffix", writing.KINDS)
 def test_a_table_of_predictions_says_what_predict_says(
     pipeline: Pipeline, clips: Path, tmp_path: Path, suffix: str
 ) -> None:
@@ -205,6 +206,19 @@ def test_rows_that_changed_are_not_mixed(
     (clips / "metadata.csv").write_text(table)
     with pytest.raises(DataError, match="belongs to another source, other rows"):
         predicting.predict(pipeline, clips, tmp_path / "said.csv")
+
+
+def test_vectors_and_pictures_that_changed_are_not_mixed(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for name in ("frames/0.png", "a.npy", "b.npy"):
+        (tmp_path / name).write_bytes(b"one")
+    files = ["frames", "a.npy", "gone.mp4", "https://host.org/a.mp4", None]
+    seen = changes.stamp(tmp_path, files)
+    assert changes.stamp(tmp_path, files) == seen
+    for name, other in (("frames/0.png", True), ("a.npy", True), ("b.npy", False)):
+        (tmp_path / name).write_bytes(b"another")
+        assert (changes.stamp(tmp_path, files) != seen) == other
+        seen = changes.stamp(tmp_path, files)
 
 
 def test_a_missing_file_is_told_in_its_row(pipeline: Pipeline, clips: Path, tmp_path: Path) -> None:

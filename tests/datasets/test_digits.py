@@ -231,7 +231,7 @@ def test_a_broken_idx_file_is_named(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(bytes(range(256)) * 20))
     packed[12:14] = b"\xff\xff"
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(packed)
-    with pytest.raises(DataError, match="idx3-ubyte.gz: can't be read"):
+    with pytest.raises(DataError, match=r"idx3-ubyte.gz: can't be read"):
         Digits(root=str(tmp_path))
 
 

@@ -21,13 +21,15 @@ import kinetext
 from kinetext import assemble, manifest, runtime, video
 from kinetext.datasets.loader import ignore_interrupt
 from kinetext.interfaces import Codec
-from kinetext.manifest import Manifest, Row, packed, tars
+from kinetext.manifest import Manifest, Row, changes, packed, tars
 from kinetext.manifest.reading import PACK
 from kinetext.runtime import whole_file
 from kinetext.tasks.text_to_video import kept_as
 from kinetext.types import DataError, KinetextError, Progress, check_between
 
 _BEGUN = "unfinished.json"  # what a pack that is not whole yet is made with
+_ELSE = "choose another folder, or delete it"
+_CHANGED = f"clips were changed since this pack was begun; {_ELSE}"
 _MOST_FRAMES = 2**14  # of a packed clip, which is decoded as a whole
 
 
@@ -141,9 +143,11 @@ def pack(
         out.mkdir(parents=True, exist_ok=True)
         if (out / PACK).is_file():
             _check_same(out, packed.Pack.open(out).recipe, recipe)
+            _tidy(out)
         else:
             begun = _begin(out, rows, recipe)
-            coming = _samples(rows, packing, codec, _done(begun), workers)
+            done = sum(shard["samples"] for shard in begun["shards"])
+            coming = _samples(rows, packing, codec, done, workers)
             _write_shards(out, begun, coming, len(rows.rows), progress)
             _finish(out, rows, recipe, begun["shards"])
     except OSError as error:
@@ -165,7 +169,8 @@ def _recipe(rows: Manifest, packing: Packing, codec: _Codec | None) -> dict[str,
     told = hashlib.sha256()
     for row in rows.rows:
         told.update(json.dumps(_told(row), ensure_ascii=False).encode())
-    source = {"table": rows.path.name, "rows": len(rows.rows), "sha256": told.hexdigest()}
+    clips = changes.content(rows.root, (row.file for row in rows.rows))
+    source = {"table": rows.path.name, "rows": len(rows.rows), "sha256": told.hexdigest(), "clips": clips}
     versions = {"kinetext": kinetext.__version__} | {name: version(name) for name in ("av", "pillow", "torch")}
     options = asdict(packing) | {"region": list(packing.region)}
     latents = codec.told if codec else {}
@@ -181,9 +186,7 @@ def _told(row: Row) -> dict[str, Any]:
 
 def _begin(out: Path, rows: Manifest, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What is there of a pack that was interrupted, or the beginning of one."""
-    files = sorted({row.file for row in rows.rows if row.file and not manifest.is_elsewhere(row.file)})
-    stats = [manifest.place(rows.root, file).stat() for file in files]
-    state = hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()
+    state = changes.stamp(rows.root, (row.file for row in rows.rows))
     fresh: dict[str, Any] = {"recipe": recipe, "files": state, "shards": []}
     path = out / _BEGUN
     if not path.is_file() and any(out.iterdir()):
@@ -199,21 +202,19 @@ def _begin(out: Path, rows: Manifest, recipe: Mapping[str, Any]) -> dict[str, An
         return fresh
     _check_same(out, begun["recipe"], recipe)
     if begun["files"] != state:
-        raise DataError(f"{out}: clips were changed since this pack was begun; delete the folder to begin anew")
+        raise DataError(f"{out}: {_CHANGED}")
     return cast("dict[str, Any]", begun)
 
 
 def _check_same(out: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuses to go on with what was packed otherwise."""
     for part in ("options", "source", "versions", "latents"):
-        names = dict.fromkeys([*asked[part], *there[part]])
-        differ = [name for name in names if there[part].get(name) != asked[part].get(name)]
-        if differ:
-            name = differ[0]
-            raise DataError(
-                f"{out}: was packed with {name} {there[part].get(name)!r}, now it is {asked[part].get(name)!r}; "
-                "choose another folder, or delete it"
-            )
+        for name in dict.fromkeys([*asked[part], *there[part]]):
+            was, now = there[part].get(name), asked[part].get(name)
+            if was != now and name == "clips":
+                raise DataError(f"{out}: {_CHANGED}")
+            if was != now:
+                raise DataError(f"{out}: was packed with {name} {was!r}, now it is {now!r}; {_ELSE}")
 
 
 def _note(path: Path, value: Mapping[str, Any]) -> None:
@@ -276,16 +277,11 @@ class _Codec:
         return replace(sample, piece=sample.piece + member, clip=None)
 
 
-def _done(begun: Mapping[str, Any]) -> int:
-    """Samples in the shards that are whole."""
-    return sum(shard["samples"] for shard in begun["shards"])
-
-
 def _write_shards(
     out: Path, begun: dict[str, Any], coming: Iterator[_Sample], total: int, progress: Progress | None
 ) -> None:
     """All shards that are not there yet, one after another."""
-    done, most = _done(begun), begun["recipe"]["options"]["shard_mb"] * 10**6
+    done, most = sum(shard["samples"] for shard in begun["shards"]), begun["recipe"]["options"]["shard_mb"] * 10**6
     sample = next(coming, None)
     while sample is not None:
         number = len(begun["shards"])
@@ -323,8 +319,13 @@ def _finish(out: Path, rows: Manifest, recipe: Mapping[str, Any], shards: Sequen
     packed.write_rows(out / packed.ROWS, [{k: str(v) for k, v in _told(row).items()} for row in rows.rows])
     tables = {name: packed.sha256(out / name) for name in (packed.INDEX, packed.ROWS)}
     _note(out / PACK, {**recipe, "tables": tables, "shards": shards})
-    for path in (*parts, out / _BEGUN):
-        path.unlink(missing_ok=True)
+    _tidy(out)
+
+
+def _tidy(out: Path) -> None:
+    """Takes away what only an unfinished pack needs; last what says that there is any."""
+    for path in (*out.glob("shard-*.parquet"), out / _BEGUN) if (out / _BEGUN).exists() else ():
+        path.unlink()
 
 
 def _samples(rows: Manifest, packing: Packing, codec: _Codec | None, start: int, workers: int) -> Iterator[_Sample]:
@@ -373,8 +374,8 @@ class _Made:
             clip = self._whole(clip) if self.with_clips else None
         key, told = f"{row.number:08}", {"key": manifest.key_of(row), **_told(row)}
         frames = video.frames_of(files) if files else 0
-        if files:
-            told["clip"] = {"frames": frames, "seconds": round(seconds, 6)}
+        if files:  # a column of the table that is called key or clip stays what it is
+            told.setdefault("clip", {"frames": frames, "seconds": round(seconds, 6)})
         said = json.dumps(told, ensure_ascii=False).encode()
         members = [tars.entry(f"{key}.{name}", data) for name, data in (*files.items(), ("json", said))]
         return _Sample(key, b"".join(members), frames, source_frames, seconds, clip)

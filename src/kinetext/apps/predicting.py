@@ -18,12 +18,11 @@ import pyarrow.parquet
 
 from kinetext import assemble, cluster, manifest, video
 from kinetext.checkpoint import write_text
-from kinetext.manifest import Row, writing
+from kinetext.manifest import Row, changes, layouts, writing
 from kinetext.pipeline import Answer, Pipeline
 from kinetext.runtime import whole_file
 from kinetext.types import DataError, KinetextError, Modality, Progress, RunError, Sample, joined
 
-FORMATS = (".csv", ".jsonl", ".parquet")
 BATCH = 16
 _GIVEN = ("file_name", "text", "start", "end")  # columns that say which row it is
 
@@ -67,16 +66,12 @@ def predict(
         RunError: the model neither classifies nor predicts numbers, or two columns of the table would have one name; or
             Ray is not there.
     """
-    if out.suffix not in FORMATS:
-        raise DataError(f"out: {out}, expected a name that ends in {joined(FORMATS)}")
-    if not out.parent.is_dir():
-        raise DataError(f"out: there is no folder {out.parent}")
-    if out.exists():
-        raise DataError(f"out: {out} exists; delete it, or choose another name")
+    writing.check_new(out)
     root, rows = _rows(source)
     reads = _Reader(pipeline, root, rows)
     part = out.with_name(f".{out.name}.part")
-    seen = hashlib.sha256(repr([(row, _stamp(root, row)) for row in rows.rows]).encode()).hexdigest()
+    files = [*(row.file for row in rows.rows), *(file for one in reads.vectors.values() for file in one.files(rows))]
+    seen = hashlib.sha256(f"{rows.rows} {changes.stamp(root, files)}".encode()).hexdigest()
     title = {"source": str(source.resolve()), "weights": pipeline.weights_sha256, "rows": seen, "also": reads.also}
     try:
         done = _begun(part, title)
@@ -219,19 +214,11 @@ def _rows(source: Path) -> tuple[Path, manifest.Manifest]:
         return table.root, table
     if not source.is_dir():
         raise DataError(f"source: there is no {source}, expected a folder of clips or a table")
-    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in video.SUFFIXES and not p.name.startswith("."))
-    if not files:
+    names = layouts.clips(source)
+    if not names:
         raise DataError(f"source: no clips in {source}, expected files that end in {joined(video.SUFFIXES)}")
-    names = [path.relative_to(source).as_posix() for path in files]
     rows = tuple(Row(n, name, None, None, None, "", "", 1.0, {}) for n, name in enumerate(names, 1))
     return source, manifest.Manifest(source, source, ("file_name",), (), rows)
-
-
-def _stamp(root: Path, row: Row) -> tuple[int, int] | None:
-    """What tells a file that was changed."""
-    path = root / row.file if row.file and not manifest.is_elsewhere(row.file) else None
-    found = path.stat() if path and path.exists() else None
-    return (found.st_size, found.st_mtime_ns) if found else None
 
 
 def _begun(part: Path, title: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kinetext.manifest.annotations import Entry, read
-from kinetext.manifest.layouts import CLIPS
+from kinetext.manifest.layouts import clips
 from kinetext.manifest.reading import Raw
 from kinetext.manifest.rows import RESERVED, check_row
 from kinetext.types import DataError, joined
@@ -106,7 +105,7 @@ class _Files:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._by_stem: dict[str, list[PurePosixPath]] = {}
-        for path in _clips(root):
+        for path in map(PurePosixPath, clips(root)):
             self._by_stem.setdefault(path.stem, []).append(path)
 
     def all(self) -> set[str]:
@@ -149,12 +148,3 @@ def _words(path: PurePosixPath) -> set[str]:
     """The parts that the names of its folders speak of, such as test in "output_repeated_splits_test"."""
     words = re.findall(r"[^\W\d_]+", "/".join(path.parts[:-1]).lower())
     return {part for part in _PARTS if any(word.startswith(part) for word in words)}
-
-
-def _clips(root: Path) -> Iterator[PurePosixPath]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        above = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in CLIPS:
-                yield above / name

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +77,15 @@ def has_pairs(root: Path) -> bool:
     return _has_pairs(_files(root))
 
 
+def clips(root: Path) -> list[str]:
+    """The clips under a folder, by their paths below it; nothing whose name, or whose folder's, begins with a dot.
+
+    Raises:
+        DataError: a folder can't be read.
+    """
+    return ["/".join(clip) for clip in _files(root).clips]
+
+
 def read(root: Path) -> Laid:
     """Reads a folder whose layout is recognised as a table.
 
@@ -117,14 +126,17 @@ def _classes(files: _Files) -> set[str]:
 
 
 def _files(root: Path) -> _Files:
-    clips, texts = [], set()
-    for parts in _walk(root, ()):
-        suffix = os.path.splitext(parts[-1])[1].lower()
-        if suffix in CLIPS:
-            clips.append(parts)
-        elif suffix == ".txt":
-            texts.add(parts)
-    return _Files(tuple(sorted(clips)), frozenset(texts))
+    there, texts = [], set()
+    try:
+        for parts in _walk(root, ()):
+            suffix = os.path.splitext(parts[-1])[1].lower()
+            if suffix in CLIPS:
+                there.append(parts)
+            elif suffix == ".txt":
+                texts.add(parts)
+    except OSError as error:
+        raise DataError(f"{root}: can't be read ({error})") from error
+    return _Files(tuple(sorted(there)), frozenset(texts))
 
 
 def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -134,7 +146,7 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
                 continue
             if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead around in a circle
                 yield from _walk(Path(entry.path), (*above, entry.name))
-            elif entry.is_file():
+            elif os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():  # a link may lead to itself
                 yield (*above, entry.name)
 
 
@@ -170,6 +182,10 @@ def _refuse(root: Path, mixture: str) -> None:
 def _texts(root: Path, files: _Files) -> list[str]:
     """What stands beside every clip, without the space around it."""
     beside = {_stem(text): text for text in files.texts}
+    if len(beside) < len(files.texts):
+        stem = next(stem for stem, count in Counter(map(_stem, files.texts)).items() if count > 1)
+        two_texts = sorted(text for text in files.texts if _stem(text) == stem)
+        raise DataError(f"{root}: {len(two_texts)} texts of one name, {_some(two_texts)}, expected one")
     alone = [clip for clip in files.clips if _stem(clip) not in beside]
     if alone:
         raise DataError(
@@ -177,7 +193,8 @@ def _texts(root: Path, files: _Files) -> list[str]:
             f"{'/'.join(_stem(alone[0]))}.txt says that there is none"
         )
     known = [_stem(clip) for clip in files.clips]
-    if two := next((one for one, other in pairwise(known) if one == other), None):
+    two = next((stem for stem, count in Counter(known).items() if count > 1), None)
+    if two:
         raise DataError(f"{root}: two clips named {'/'.join(two)} beside one text, expected one")
     stray = sorted(beside[stem] for stem in beside.keys() - set(known))
     if stray:

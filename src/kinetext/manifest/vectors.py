@@ -72,6 +72,11 @@ class Vectors:
             )
         return found
 
+    def files(self, table: Manifest) -> list[str]:
+        """The files that hold the vectors of a table's rows, relative to its root."""
+        named = [row.labels.get(self.source, "") for row in table.rows] if self.whole is None else [self.source]
+        return list(dict.fromkeys(name.partition(":")[0] for name in named if name))
+
     def _of(self, row: Row) -> Tensor | None:
         where = f"{self.field}, row {row.number}"
         if self.whole is None:

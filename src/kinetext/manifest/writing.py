@@ -20,18 +20,23 @@ from kinetext.types import DataError, joined
 KINDS = (".csv", ".jsonl", ".parquet")
 
 
-def check_new(path: Path) -> None:
-    """Refuses a table that can't be written, before the work is done.
+def check_new(path: Path, option: str = "out", suffixes: Sequence[str] = KINDS) -> None:
+    """Refuses a file that can't be written, before the work is done.
+
+    Args:
+        path: of the file.
+        option: that names it, for messages.
+        suffixes: what its name may end in.
 
     Raises:
         DataError: its name says no kind, its folder is not there, or there is a file of that name already.
     """
-    if path.suffix not in KINDS:
-        raise DataError(f"out: {path}, expected a name that ends in {joined(KINDS)}")
+    if path.suffix not in suffixes:
+        raise DataError(f"{option}: {path}, expected a name that ends in {joined(suffixes)}")
     if not path.parent.is_dir():
-        raise DataError(f"out: there is no folder {path.parent}")
+        raise DataError(f"{option}: there is no folder {path.parent}")
     if path.exists():
-        raise DataError(f"out: {path} exists; delete it, or choose another name")
+        raise DataError(f"{option}: {path} exists; delete it, or choose another name")
 
 
 def write(path: Path, table: Raw) -> None:
