@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,30 @@ def test_what_a_recipe_would_do(clips: Path, rows: list[dict[str, str]], tmp_pat
     assert float(said["a step"].split()[0]) > 0
     assert "MiB" in said["memory"]
     assert said["measured on"] == runtime.hardware()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_rows_are_counted_as_they_are_left_out(clips: Path, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    """A copy in val takes its row of train away, and a clip with two labels goes as a whole."""
+    rows += [{**rows[0], "group": "another", "split": "val"}, {**rows[1], "shade": "other"}]
+    table(clips, rows)
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    said = doctoring.examine(clips, doctoring.Asked(recipe=tmp_path / "recipe.toml")).trial
+    assert said["rows of train"] == "4 of 7 can be used, 2 label-conflict, 1 duplicate-across-splits"
+    assert said["samples"].startswith("4 in train")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_what_was_found_is_said_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """A table of which no row can be used: the page is there, and the findings come before the error."""
+    table(tmp_path, [{"file_name": "gone.mp4", "label": "a"}])
+    page = tmp_path / "page.html"
+    words = ["doctor", str(tmp_path), "--write", str(tmp_path / "clean.csv"), "--report", str(page)]
+    done = subprocess.run([sys.executable, "-m", "kinetext", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "file-missing" in done.stdout and done.stdout.splitlines()[-1] == str(page)
+    assert "no row of" in done.stderr and done.stderr.count("\n") == 1
+    assert "file-missing" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("own_cache")

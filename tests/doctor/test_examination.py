@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 
 from kinetext import doctor
 from kinetext.doctor import Plan, Report
+from kinetext.manifest import load, with_splits
 
 PLAN = Plan(num_frames=8, max_tokens=32)
 
 
 @pytest.fixture(scope="module")
 def report(broken_set: Any) -> Report:
-    return doctor.examine(broken_set.root, plan=PLAN)
+    return doctor.examine(broken_set.root, plan=PLAN, processes=1)
 
 
 def rows(report: Report, code: str) -> set[int]:
@@ -24,7 +26,7 @@ def rows(report: Report, code: str) -> set[int]:
 
 
 def test_no_false_alarm(clean_set: Path) -> None:
-    report = doctor.examine(clean_set, plan=PLAN)
+    report = doctor.examine(clean_set, plan=PLAN, processes=1)
     assert [one.line() for one in report.findings if one.severity != "note"] == []
     assert report.subject.columns == ("label", "level")
 
@@ -39,6 +41,30 @@ def test_every_flaw_is_found_where_it_is(report: Report, broken_set: Any) -> Non
 def test_nothing_else_is_found(report: Report, broken_set: Any) -> None:
     others = [one.line() for one in report.findings if one.severity != "note" and one.code not in broken_set.expected]
     assert others == []
+
+
+def test_splits_beside_the_table_are_those_of_training(tmp_path: Path, clean_set: Path) -> None:
+    """A copy that splits.csv puts into val is a leak; the cleaned table has its splits, without the leak."""
+    clips = sorted((clean_set / "clips").iterdir())[:4]
+    names = [*(clip.name for clip in clips), "copy.mp4"]
+    for clip, name in zip([*clips, clips[0]], names, strict=True):
+        shutil.copy(clip, tmp_path / name)
+    places = ["train", "train", "test", "val", "val"]
+    table = tmp_path / "metadata.csv"
+    table.write_text("\n".join(["file_name,label", *(f"{name},run" for name in names)]))
+    stored = [f"{name},{row},{name},{split}" for row, (name, split) in enumerate(zip(names, places, strict=True), 1)]
+    (tmp_path / "splits.csv").write_text("\n".join(["file_name,row,group,split", *stored]))
+    report = doctor.examine(tmp_path, processes=1)
+    assert rows(report, "duplicate-across-splits") == {1, 5}
+    doctor.clean(report.examined, report.subject, report.findings, tmp_path / "clean.csv")
+    kept = with_splits(load(tmp_path, manifest="clean.csv"), seed=0)
+    assert [(row.file, row.split) for row in kept.rows] == list(zip(names, places, strict=True))[1:]
+    folds = doctor.examine(tmp_path, plan=Plan(own_splits=False), processes=1)
+    assert "duplicate-across-splits" not in folds.codes()
+    table.write_text("\n".join(["file_name,label", *(f"{name},run" for name in names[:4])]))
+    stale = doctor.examine(tmp_path, processes=1)
+    (told,) = [one for one in stale.findings if one.code == "split-stale"]
+    assert told.severity == "error" and "no longer fits metadata.csv" in told.text and "elete splits.csv" in told.advice
 
 
 def test_the_page_names_every_code(report: Report) -> None:

@@ -109,6 +109,12 @@ def test_questions_about_one_clip_have_answers_of_their_own(tmp_path: Path) -> N
     assert gone(changes) == {3, 4}
 
 
+def test_a_start_of_0_is_none(tmp_path: Path) -> None:
+    rows = [{"file_name": "a.mp4", "start": start, "label": label} for start, label in (("", "run"), ("0", "walk"))]
+    said, changes, _ = examined(tmp_path, [*rows, {"file_name": "b.mp4", "label": "run"}])
+    assert told(said, "label-conflict") == {1, 2} == gone(changes)
+
+
 def test_a_name_written_two_ways_is_one_label(tmp_path: Path) -> None:
     labels = ["Walk", "walk", "walk", "run"]
     rows = [{"file_name": f"{number // 2}.mp4", "label": label} for number, label in enumerate(labels)]

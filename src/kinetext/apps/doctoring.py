@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from kinetext.config import Recipe
 from kinetext.doctor import Plan, Report
 from kinetext.doctor.findings import counted
 from kinetext.interfaces import Dataset, Task
-from kinetext.manifest import SPLIT_TABLE, SPLITS, located
+from kinetext.manifest import SPLITS, located
 from kinetext.report import shell
 from kinetext.train import Trainer
 from kinetext.types import DataError, KinetextError
@@ -52,7 +51,8 @@ def examine(source: Path, asked: Asked, bar: doctor.Bar | None = None) -> Report
         bar: makes a progress line of a name.
 
     Raises:
-        DataError: there is no table, or something can't be written.
+        DataError: there is no table, or what is asked for is there already. What can't be written once the files are read
+            is said in the report, so that what was found is not lost.
         RecipeError: the recipe is wrong, or its data is no folder.
     """
     if asked.write:
@@ -66,17 +66,21 @@ def examine(source: Path, asked: Asked, bar: doctor.Bar | None = None) -> Report
     plan = assemble.plan(recipe) if recipe else Plan()
     cache = runtime.cache_folder() / "doctor"
     report = doctor.examine(root, manifest=manifest, plan=plan, cache=cache, bar=bar)
+    unwritten = []
     if asked.write:
-        changes = doctor.clean(report.examined, report.subject, report.findings, asked.write)
-        report = replace(report, changes=tuple(changes))
+        try:
+            changes = doctor.clean(report.examined, report.subject, report.findings, asked.write)
+            report = replace(report, changes=tuple(changes))
+        except DataError as error:
+            unwritten.append(str(error))
     if recipe:
         report = replace(report, trial=trial(recipe, report))
     if asked.report:
         try:
             write_text(asked.report, shell(f"{root.resolve().name}: doctor", doctor.body(report)))
         except OSError as error:
-            raise DataError(f"report: {asked.report} can't be written ({error.strerror or error})") from error
-    return report
+            unwritten.append(f"report: {asked.report} can't be written ({error.strerror or error})")
+    return replace(report, unwritten="; ".join(unwritten))
 
 
 def _check_page(path: Path) -> None:
@@ -112,11 +116,7 @@ def trial(recipe: Recipe, report: Report) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="kinetext-doctor-") as folder:
         table = Path(folder) / "metadata.csv"
         try:
-            dropped = doctor.clean(report.examined, report.subject, report.findings, table)
-            mine = report.subject.table
-            old = (mine.root if mine.path == mine.root else mine.path.parent) / SPLIT_TABLE
-            if old.is_file() and not any(change.what.startswith("left out") for change in dropped):
-                shutil.copy(old, folder)
+            doctor.clean(report.examined, report.subject, report.findings, table)
             args = {**recipe.data.args, "root": str(report.subject.table.root), "manifest": str(table.absolute())}
             said |= _steps(replace(recipe, data=replace(recipe.data, args=args)))
         except (KinetextError, ValueError, OSError) as error:
@@ -126,10 +126,7 @@ def trial(recipe: Recipe, report: Report) -> dict[str, str]:
 
 def _taken(report: Report) -> dict[str, str]:
     """Rows used and left out, texts cut and frames repeated."""
-    why: dict[int, str] = {}
-    for one in report.findings:
-        if one.code in doctor.DROPPED:
-            why |= {row: one.code for row in one.rows if row not in why}
+    why = {row: code for row, (code, _) in doctor.dropped(report.subject, report.findings).items()}
     said = {}
     rows = report.subject.rows
     for split in ("", *SPLITS):
@@ -142,7 +139,7 @@ def _taken(report: Report) -> dict[str, str]:
             f"{len(mine) - lost.total()} of {len(mine)} can be used{left}"
         )
     if why:
-        said["rows that can't be used"] = "stop a training; --write makes a table without them"
+        said["rows that can't be used"] = "stop a training or make it worse; --write makes a table without them"
     for code, title in (("text-long", "texts that are cut"), ("short", "clips with frames shown twice")):
         said[title] = str(sum(len(one.rows) for one in report.findings if one.code == code))
     return said

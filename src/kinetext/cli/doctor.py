@@ -33,7 +33,11 @@ def doctor(
     else:
         terminal.lines(doctoring.lines(found))
         for written in (report, write):
-            if written:
+            if written and written.exists():
                 typer.echo(written)
+    if found.unwritten:
+        from kinetext.types import DataError
+
+        raise DataError(found.unwritten)
     if found.count("error"):
         raise typer.Exit(1)

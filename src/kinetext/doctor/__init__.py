@@ -1,6 +1,6 @@
 """What is wrong with a dataset, said before it is trained on: its files, copies, splits, labels, texts and shortcuts."""
 
-from kinetext.doctor.cleaning import DROPPED, Change, check_target, clean
+from kinetext.doctor.cleaning import Change, check_target, clean, dropped
 from kinetext.doctor.examination import Bar, Report, examine, quick
 from kinetext.doctor.findings import SEVERITIES, Finding, Severity
 from kinetext.doctor.page import body
@@ -8,7 +8,6 @@ from kinetext.doctor.shortcut import Score, Shortcut
 from kinetext.doctor.subject import Plan
 
 __all__ = [
-    "DROPPED",
     "SEVERITIES",
     "Bar",
     "Change",
@@ -21,6 +20,7 @@ __all__ = [
     "body",
     "check_target",
     "clean",
+    "dropped",
     "examine",
     "quick",
 ]

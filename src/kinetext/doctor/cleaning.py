@@ -56,8 +56,9 @@ def check_target(path: Path) -> None:
 
 def clean(examined: Examined, subject: Subject, findings: Sequence[Finding], path: Path) -> list[Change]:
     """Writes the table without rows that can't be used, without copies that are in an earlier split than another, and without
-    rows of one clip that have different labels; class names that differ by case, space or width become the most frequent of
-    them. Nothing else is touched.
+    rows of one clip that have different labels; class names that ``same_name`` takes for one become the most frequent of
+    them. Splits that stand in ``splits.csv`` become a column, since that file fits no table with fewer rows. Nothing else is
+    touched.
 
     Args:
         path: a new file that ends in .csv.
@@ -69,14 +70,16 @@ def clean(examined: Examined, subject: Subject, findings: Sequence[Finding], pat
         DataError: the file is there already, has another ending, or can't be written; or no row is left.
     """
     check_target(path)
-    dropped = _dropped(subject, findings)
+    gone = dropped(subject, findings)
     names = {column: _names(subject, column) for column in subject.columns}
-    changes = [Change(number, f"left out: {why}") for number, why in dropped.items()]
+    changes = [Change(number, f"left out: {why}") for number, (_, why) in gone.items()]
+    columns = subject.table.columns
+    divided = "split" not in columns and any(row.split for row in subject.rows)
     lines = []
     for row, cells in zip(subject.rows, examined.cells, strict=True):
-        if row.number in dropped:
+        if row.number in gone:
             continue
-        line = dict(cells)
+        line = {**cells, "split": row.split} if divided else dict(cells)
         for column, meant in names.items():
             several = column in subject.plan.multi
             parts = line[column].split(SEPARATOR) if several else [line[column]]
@@ -87,30 +90,31 @@ def clean(examined: Examined, subject: Subject, findings: Sequence[Finding], pat
         lines.append(line)
     if not lines:
         raise DataError(f"write: no row of {subject.table.path} can be used, so {path} would be empty")
-    _write(path, subject.table.columns, lines)
+    _write(path, (*columns, "split") if divided else columns, lines)
     return sorted(changes, key=lambda change: change.row)
 
 
-def _dropped(subject: Subject, findings: Iterable[Finding]) -> dict[int, str]:
-    dropped: dict[int, str] = {}
+def dropped(subject: Subject, findings: Iterable[Finding]) -> dict[int, tuple[str, str]]:
+    """The rows that a cleaned table leaves out: number -> the code of what is the matter, and all of it in words."""
+    gone: dict[int, tuple[str, str]] = {}
     for one in findings:
         if one.code in DROPPED:
             for row, what in one.details.items():
-                dropped.setdefault(row, f"{one.code}, {what}" if what else one.code)
+                gone.setdefault(row, (one.code, f"{one.code}, {what}" if what else one.code))
     for column in subject.columns:
         if column not in subject.plan.multi:
             for row, label in conflicting(subject, column).items():
-                dropped.setdefault(
-                    row, f"label-conflict, {column} is {label!r} here and something else for the same clip"
-                )
-    return dict(sorted({**_earlier(subject, dropped), **dropped}.items()))
+                why = f"label-conflict, {column} is {label!r} here and something else for the same clip"
+                gone.setdefault(row, ("label-conflict", why))
+    earlier = {row: ("duplicate-across-splits", why) for row, why in _earlier(subject, gone).items()}
+    return dict(sorted({**earlier, **gone}.items()))
 
 
-def _earlier(subject: Subject, dropped: Container[int]) -> dict[int, str]:
+def _earlier(subject: Subject, gone: Container[int]) -> dict[int, str]:
     """Rows whose clip a row of a later split has, too, that stays: the test is left as it is, and training gives way."""
     contents: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in subject.rows:
-        if row.number not in dropped and subject.split(row) and (content := content_of(subject, row)):
+        if row.number not in gone and subject.split(row) and (content := content_of(subject, row)):
             contents[content][subject.split(row)].append(row)
     found: dict[int, str] = {}
     for splits in contents.values():

@@ -19,7 +19,7 @@ from kinetext.doctor.shortcut import TOGETHER, Shortcut
 from kinetext.doctor.subject import Plan, Subject, part
 from kinetext.doctor.survey import survey
 from kinetext.manifest.examining import Examined
-from kinetext.types import Progress
+from kinetext.types import DataError, Progress
 
 Bar = Callable[[str], AbstractContextManager[Progress]]
 
@@ -48,6 +48,7 @@ class Report:
         shortcuts: of every label column, as files and as read.
         changes: what --write did.
         trial: title -> what a recipe would do with it.
+        unwritten: why a page or a table that was asked for is not there, "" where all is.
     """
 
     examined: Examined
@@ -57,6 +58,7 @@ class Report:
     shortcuts: tuple[Shortcut, ...]
     changes: tuple[Change, ...] = ()
     trial: Mapping[str, str] = field(default_factory=dict)
+    unwritten: str = ""
 
     def count(self, severity: str) -> int:
         """How many findings have this severity."""
@@ -122,8 +124,10 @@ def examine(
     plan = replace(plan, multi=examined.table.multi)
     with _line(bar, "files") as progress:
         facts = survey(root, _ranges(examined), cache=cache, processes=processes, progress=progress)
-    subject = Subject(examined.table, plan, examined.problems, facts)
+    table, stale = _divided(examined.table) if plan.own_splits else (examined.table, [])
+    subject = Subject(table, plan, examined.problems, facts)
     checks = [
+        *stale,
         *_rows(subject),
         *files.check(subject, _untracked(subject)),
         *[one for one in splits.check(subject) if one.code not in ("duplicate-across-splits", "file-across-splits")],
@@ -164,6 +168,15 @@ def _ranges(examined: Examined) -> dict[str, list[Range]]:
         if row.file and row.number not in examined.problems:
             ranges[row.file].append(part(row))
     return ranges
+
+
+def _divided(table: tables.Manifest) -> tuple[tables.Manifest, list[Finding]]:
+    """The table with the splits that stand beside it, as training has them, and whether they still fit."""
+    try:
+        return tables.with_stored_splits(table), []
+    except DataError as error:
+        text, _, advice = str(error).partition("; ")
+        return table, [Finding("split-stale", "error", f"{text}.", f"{advice[:1].upper()}{advice[1:]}.")]
 
 
 def _rows(subject: Subject) -> list[Finding]:

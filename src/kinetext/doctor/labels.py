@@ -91,12 +91,20 @@ def _names(column: str, having: dict[str, list[Row]]) -> list[Finding]:
 
 def _slips(column: str, having: dict[str, list[Row]]) -> list[Finding]:
     """Rare classes that are one slip of the pen away from a frequent one, in a word that is long enough to tell."""
-    plain = {name: same_name(name) for name in having}
+    near: dict[str, list[str]] = defaultdict(
+        list
+    )  # what a slip leaves of a name -> frequent names that it leaves it of
+    for name, members in having.items():
+        if len(members) * _STRAY >= 1:
+            for left in _left(same_name(name)):
+                near[left].append(name)
     rows: dict[int, str] = {}
-    for name in (name for name in having if len(having[name]) < RARE):
-        often = [o for o in having if len(having[o]) * _STRAY >= len(having[name]) and one_slip(plain[name], plain[o])]
-        best = max(often, key=lambda other: len(having[other]), default=None)
-        if best is not None:
+    for name in (name for name in having if near and len(having[name]) < RARE):
+        plain = same_name(name)
+        some = {other for left in _left(plain) for other in near.get(left, ())}
+        often = [o for o in some if len(having[o]) * _STRAY >= len(having[name]) and one_slip(plain, same_name(o))]
+        if often:
+            best = max(often, key=lambda other: (len(having[other]), other))
             rows |= {row.number: f"{name!r}, and {best!r}" for row in having[name]}
     return found(
         "label-typo",
@@ -106,6 +114,20 @@ def _slips(column: str, having: dict[str, list[Row]]) -> list[Finding]:
         rows,
         column,
     )
+
+
+def _left(plain: str) -> set[str]:
+    """A name, and what is left of it without one letter of a long word: names that are one slip apart share some of it, so
+    that not every name is held against every other.
+    """
+    words = re.split(r"[\s_-]+", plain)
+    shortened = {
+        " ".join([*words[:at], word[:letter] + word[letter + 1 :], *words[at + 1 :]])
+        for at, word in enumerate(words)
+        if len(word) >= _LONG_WORD
+        for letter in range(len(word))
+    }
+    return {" ".join(words), *shortened}
 
 
 def one_slip(a: str, b: str) -> bool:
@@ -150,15 +172,19 @@ def _several(subject: Subject, column: str, having: dict[str, list[Row]]) -> lis
 def _indices(column: str, having: dict[str, list[Row]]) -> list[Finding]:
     """Classes that are whole numbers: 0 to K - 1 without a gap is what most code expects."""
     numbers = {name: int(name) for name in having if re.fullmatch(r"-?\d{1,9}", name)}
-    if len(numbers) < len(having) or len(numbers) < 2:
+    if len(numbers) < len(having):
         return []
-    counts = {numbers[name]: rows for name, rows in having.items()}
+    counts: dict[int, list[Row]] = defaultdict(list)  # "2" and "02" are one index
+    for name, rows in having.items():
+        counts[numbers[name]] += rows
+    if len(counts) < 2:
+        return []
     low, high = min(counts), max(counts)
     stray = _stray({number: len(rows) for number, rows in counts.items()})
     if stray is not None:
-        rows = [row.number for row in counts[stray]]
-        text = f"{column}: index {stray} at the edge of {low} to {high} is in {counted(len(rows), 'row')} only, and looks like a slip by one."
-        return found("label-index", "warning", text, "Correct it, or leave it if the class is rare.", rows, column)
+        few = [row.number for row in counts[stray]]
+        text = f"{column}: index {stray} at the edge of {low} to {high} is in {counted(len(few), 'row')} only, and looks like a slip by one."
+        return found("label-index", "warning", text, "Correct it, or leave it if the class is rare.", few, column)
     gaps = [number for number in range(low, high) if number not in counts] if high - low < 2 * len(counts) else []
     if low in (0, 1) and gaps:
         text = f"{column}: indices go from {low} to {high}, and {some(gaps)} is missing."
@@ -265,7 +291,8 @@ def majority(subject: Subject) -> list[Finding]:
         if not totals:
             continue
         best = max(totals, key=lambda name: totals[name])
-        share = totals[best] / sum(totals.values())
+        # of the rows that have a label; where they have several, shares of classes sum to more than 1
+        share = totals[best] / sum(bool(subject.names(row, column)) for row in subject.rows)
         text = f"{column}: {len(totals)} classes; always answering {best!r} is right in {share:.1%} of the rows."
         findings.append(Finding("balance", "note", text, "Compare every accuracy with this number.", column=column))
     return findings

@@ -102,5 +102,5 @@ class Subject:
 
 
 def part(row: Row) -> Range:
-    """The stretch of its file that a row names."""
-    return row.start, row.end
+    """The stretch of its file that a row names; a start of 0 is none."""
+    return row.start or None, row.end
