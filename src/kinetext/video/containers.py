@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -34,14 +34,19 @@ class _Nameless:
 
 
 @contextmanager
-def opened(path: Path, limits: Limits = LIMITS) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(
+    path: Path, limits: Limits = LIMITS, options: Mapping[str, str] | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its main video stream.
+
+    Args:
+        options: of FFmpeg's demuxer, besides ours.
 
     Raises:
         VideoError: the file is missing, no video, or larger than ``limits`` allow.
     """
     # decoders refuse larger pictures than that by themselves, also where the header says less
-    options = {"format_whitelist": _FORMATS, "max_pixels": str(limits.pixels)}
+    ours = {"format_whitelist": _FORMATS, "max_pixels": str(limits.pixels)} | dict(options or {})
     with ExitStack() as stack:
         with told(path):
             if path.exists() and not (path.is_file() or path.is_dir()):
@@ -50,7 +55,7 @@ def opened(path: Path, limits: Limits = LIMITS) -> Iterator[tuple[InputContainer
             check(path, "bytes", file.seek(0, 2), limits.bytes)
             file.seek(0)
             container = stack.enter_context(
-                av.open(_Nameless(file), "r", options=options, metadata_errors="replace", buffer_size=_BUFFER)
+                av.open(_Nameless(file), "r", options=ours, metadata_errors="replace", buffer_size=_BUFFER)
             )
             stream = _main(path, container, limits)
         yield container, stream

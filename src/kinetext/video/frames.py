@@ -17,10 +17,12 @@ from av.video.stream import VideoStream
 
 from kinetext.types import DataError
 from kinetext.video.containers import VideoError, opened, told
+from kinetext.video.decoding import TELLING, broken, packets_of, shows, strict
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.pictures import Pictures, are_pictures
+from kinetext.video.scanning import Scan
 from kinetext.video.shaping import UPRIGHT, Shape, Shaper, turn_of
-from kinetext.video.timeline import REMEMBERED, Scan, Timeline, broken, packets_of, strict
+from kinetext.video.timeline import REMEMBERED, Timeline
 
 if TYPE_CHECKING:
     Packet = av.Packet[VideoStream]
@@ -29,8 +31,6 @@ _SMALL = 640 * 480  # pixels; below this, starting decoder threads costs more th
 # decoders that tell as much of damage on several threads as on one; others give some frames away before they know: of 130 files
 # of H.264 with flipped bits 3 passed on several threads and none on one, of 145 of VP9 11 more, of 457 of MPEG-4 19 more
 _THREADED = frozenset({"hevc"})
-# decoders that tell where a picture refers to one that is not there; others paint it grey
-_TELLING = frozenset({"h264", "hevc", "vp9", "libdav1d", "av1", "mpeg2video"})
 _KEPT = 2**26  # bytes of packets that are kept in memory, so that they are read from the file once
 _PACKET = 2**10  # bytes that a packet takes besides its own
 
@@ -157,7 +157,7 @@ class VideoFile:
         Raises:
             VideoError: one of them can't be decoded, or only with flaws.
         """
-        if self.line.headless and self.codec not in _TELLING and wanted and wanted[0] < self.line.keys[0]:
+        if self.line.headless and wanted and wanted[0] < self.line.keys[0]:
             raise broken(self.path, wanted[0], len(self.line), "no key frame before it")
         for run in self._runs(wanted):
             yield from self._run(run, self._key_before(run[0]))
@@ -166,8 +166,7 @@ class VideoFile:
         """Reads all packets; they are kept where they are few bytes."""
         scan, kept, size = Scan(self.path, self.container, self.stream, self.limits), [], 0
         with told(self.path):
-            for packet in packets_of(self.container, self.stream):
-                scan.see(packet)
+            for packet in scan.packets():
                 size += packet.size + _PACKET
                 if size <= _KEPT:
                     kept.append(packet)
@@ -237,7 +236,7 @@ class VideoFile:
 
     def _beginnings(self, key: int) -> list[int]:
         """Where decoding may begin for what follows a key frame, nearest first."""
-        if self.codec in _TELLING and self.codec != "h264":
+        if self.codec in TELLING and self.codec != "h264":
             return [key]
         before = [int(one) for one in self.line.keys if one < key]
         return list(dict.fromkeys([key, *before[-1:], *before[-2:-1], *before[:1]]))
@@ -247,7 +246,7 @@ class VideoFile:
         with ExitStack() as fresh:
             stream, packets, reading = self._begun(begin, fresh)
             decoded = enumerate(self._decoded(stream, packets, wanted, begin))
-            marked = int(line.pts[begin]) if begin and self.codec not in _TELLING else None
+            marked = int(line.pts[begin]) if begin and self.codec not in TELLING else None
             for number in wanted:
                 while True:
                     self._take(reading)
@@ -288,7 +287,7 @@ class VideoFile:
             except av.FFmpegError:
                 if not leads:
                     raise
-            if timed and packet.pts is not None:
+            if timed and packet.pts is not None and shows(packet, codec.name):
                 left.discard(packet.pts)
                 if not left:
                     break  # all that is wanted is in the decoder

@@ -23,7 +23,7 @@ class Limits:
         bytes: of the file, >= 1.
 
     Raises:
-        DataError: one of them is not more than 0.
+        DataError: one of them is outside its range.
     """
 
     pixels: int = 2**26  # 8192 x 8192
@@ -35,8 +35,11 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not 0 < value < math.inf:
-                raise DataError(f"limits.{field.name}: {value}, expected more than 0")
+            if field.name == "seconds":
+                if not 0 < value < math.inf:
+                    raise DataError(f"limits.seconds: {value}, expected a finite number above 0")
+            elif not 1 <= value < math.inf or value != int(value):
+                raise DataError(f"limits.{field.name}: {value}, expected a whole number from 1 on")
 
 
 LIMITS = Limits()

@@ -16,8 +16,9 @@ from av.video.frame import VideoFrame
 from PIL import Image
 
 from kinetext.video.containers import VideoError, check, check_length, told
+from kinetext.video.decoding import broken
 from kinetext.video.limits import LIMITS, Limits
-from kinetext.video.timeline import Header, Timeline, Track, broken
+from kinetext.video.timeline import Header, Timeline, Track
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 RATE = "fps.txt"  # in a folder of pictures: frames a second

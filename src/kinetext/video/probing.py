@@ -9,11 +9,13 @@ from pathlib import Path
 from av.video.frame import VideoFrame
 
 from kinetext.video.containers import VideoError, opened, told
+from kinetext.video.decoding import strict
 from kinetext.video.frames import VideoFile, open_file
 from kinetext.video.limits import LIMITS, Limits
 from kinetext.video.pictures import Pictures, are_pictures
+from kinetext.video.scanning import Scan
 from kinetext.video.shaping import TURNS, stored_size, turn_of
-from kinetext.video.timeline import Scan, Timeline, Track, strict
+from kinetext.video.timeline import Timeline, Track
 
 # AVColorRange and what it means
 _RANGES = {0: "unspecified", 1: "limited", 2: "full"}
@@ -71,7 +73,8 @@ def probe(path: str | Path, *, count: bool = True, limits: Limits = LIMITS, isol
 
     Args:
         count: read all packets, so that the number of frames, their rate and the duration are exact. Without it they are what
-            the header says or implies, and so labelled: the time no longer grows with the file.
+            the header says or implies, and so labelled: the time no longer grows with the file. Where it says nothing, they
+            are counted all the same.
         limits, isolated: as of ``read_clip``.
 
     Raises:
@@ -81,8 +84,9 @@ def probe(path: str | Path, *, count: bool = True, limits: Limits = LIMITS, isol
         from kinetext.video.isolated import call
 
         return call("probe", path, {"count": count, "limits": limits})
-    if not (count or are_pictures(Path(path))):  # their number is known at once
-        return _estimated(Path(path), limits)
+    estimate = None if count or are_pictures(Path(path)) else _estimated(Path(path), limits)
+    if estimate:
+        return estimate
     with open_file(Path(path), limits=limits) as file:
         return probed(file)
 
@@ -99,10 +103,12 @@ def probed(file: VideoFile | Pictures) -> VideoInfo:
     return _info(file.path, line, first, file.codec, counted)
 
 
-def _estimated(path: Path, limits: Limits) -> VideoInfo:
-    """What a file says of itself, and what its first frame shows."""
+def _estimated(path: Path, limits: Limits) -> VideoInfo | None:
+    """What a file says of itself, and what its first frame shows; None if it does not say how many frames it has."""
     with opened(path, limits) as (container, stream):
         line = Scan(path, container, stream, limits).promise()
+        if line is None:
+            return None
         strict(stream, limits)
         with told(path):
             first = next(container.decode(stream), None)
@@ -118,23 +124,23 @@ def _info(path: Path, line: Timeline, frame: VideoFrame, codec: str, counted: st
     if turn[0]:
         width, height = height, width
     return VideoInfo(
-        path,
-        len(line),
-        line.fps,
-        line.duration,
-        width,
-        height,
-        rotation,
-        mirrored,
-        line.rate,
-        counted,
-        line.header.frames,
-        frame.width,
-        frame.height,
-        line.aspect,
-        frame.format.name,
-        _RANGES.get(int(frame.color_range), "unspecified"),
-        not line.is_steady,
-        codec,
-        line.header.tracks,
+        path=path,
+        num_frames=len(line),
+        fps=line.fps,
+        duration=line.duration,
+        width=width,
+        height=height,
+        rotation=rotation,
+        mirrored=mirrored,
+        rate=line.rate,
+        counted=counted,
+        header_frames=line.header.frames,
+        stored_width=frame.width,
+        stored_height=frame.height,
+        pixel_aspect=line.aspect,
+        pix_fmt=frame.format.name,
+        color_range=_RANGES.get(int(frame.color_range), "unspecified"),
+        variable=not line.is_steady,
+        codec=codec,
+        tracks=line.header.tracks,
     )
