@@ -206,3 +206,24 @@ def test_an_animation_is_what_pillow_sees(tmp_path: Path, suffix: str) -> None:
     assert shown == ([120, 130, 130, 120, 120] if suffix == ".gif" else [125.0] * 5)
     assert np.abs(np.stack(pixels).astype(int) - counted(5).numpy()).max() <= 2
     assert json.loads(text) == said
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("3:1.mp4", "a:b.gif", "100%03d.apng"):
+        video.write(name, counted(3), fps=8)
+        assert video.probe(tmp_path / name).num_frames == 3
+    with pytest.raises(VideoError, match="expected a name without NUL"):
+        video.write("a\0b.mp4", counted(3), fps=8)
+
+
+def test_a_writer_writes_within_its_block_and_anew_in_another(tmp_path: Path) -> None:
+    file = video.Writer(tmp_path / "a.gif", fps=8)
+    with pytest.raises(VideoError, match=r"a\.gif: not open, expected to be written to within its `with` block"):
+        file.write(counted(3))
+    for count in (3, 5):
+        with file:
+            file.write(counted(count))
+        with pytest.raises(VideoError, match="not open"):
+            file.write(counted(3))
+        assert video.probe(tmp_path / "a.gif").num_frames == count

@@ -18,9 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from kinetext.runtime import cache_folder, whole_file
-from kinetext.types import DataError
+from kinetext.types import DataError, joined
+from kinetext.video.limits import LIMITS
 from kinetext.video.reader import to_float
-from kinetext.video.shaping import grey
+from kinetext.video.shaping import CHANNELS, grey
 from kinetext.video.writing import to_bytes
 
 Stored = Literal["jpeg", "exact"]
@@ -67,7 +68,7 @@ def restore(files: Mapping[str, Buffer], numbers: Sequence[int], *, channels: in
         channels: 3 (RGB) or 1 (luma).
 
     Raises:
-        DataError: they can't be decoded.
+        DataError: they can't be decoded, or are larger than the limits allow.
     """
     try:
         if _ARRAY in files:
@@ -76,7 +77,12 @@ def restore(files: Mapping[str, Buffer], numbers: Sequence[int], *, channels: in
             names = sorted(files, key=lambda name: int(name.partition(".")[0]))
             made = {number: _picture(files[names[number]]) for number in dict.fromkeys(numbers)}
             pixels = np.stack([made[number] for number in numbers])
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:  # what Pillow raises for broken files
         raise DataError(f"its frames can't be decoded ({error})") from error
     if pixels.shape[3] < channels:
         raise DataError(f"stored with {pixels.shape[3]} channel, expected {channels}")
@@ -86,8 +92,15 @@ def restore(files: Mapping[str, Buffer], numbers: Sequence[int], *, channels: in
 
 
 def frames_of(files: Mapping[str, Buffer]) -> int:
-    """How many frames a stored clip has."""
-    return len(_array(files[_ARRAY])) if _ARRAY in files else len(files)
+    """How many frames a stored clip has.
+
+    Raises:
+        DataError: its array can't be read.
+    """
+    try:
+        return len(_array(files[_ARRAY])) if _ARRAY in files else len(files)
+    except ValueError as error:
+        raise DataError(f"its frames can't be decoded ({error})") from error
 
 
 def as_file(data: Buffer, suffix: str) -> Path:
@@ -120,13 +133,20 @@ def _array(data: Buffer) -> NDArray[np.uint8]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
-    if fortran or dtype != np.uint8 or len(shape) != 4:
-        raise ValueError(f"an array of {dtype} {shape}, expected uint8 (T, H, W, C)")
+    if fortran or dtype != np.uint8 or len(shape) != 4 or shape[3] not in CHANNELS:
+        raise ValueError(f"an array of {dtype} {shape}, expected uint8 (T, H, W, C), C one of {joined(CHANNELS)}")
+    _check_pixels(shape[2], shape[1])
     return np.frombuffer(data, np.uint8, offset=file.tell()).reshape(shape)
 
 
 def _picture(data: Buffer) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data)) as image:
+        _check_pixels(*image.size)
         grey = image.mode == "L"
         pixels = np.asarray(image if grey else image.convert("RGB"))
     return pixels[..., None] if grey else pixels
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > LIMITS.pixels:
+        raise ValueError(f"{width}x{height}, expected at most {LIMITS.pixels:,} pixels")

@@ -18,15 +18,13 @@ import torch
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kinetext.runtime import whole_file
 from kinetext.types import joined
 from kinetext.video import comments
 from kinetext.video.containers import VideoError
-
-Pixels = NDArray[np.uint8]
+from kinetext.video.shaping import Pixels
 
 _BT601 = 6  # FFmpeg's number of the colour matrix, primaries and transfer that we write (SMPTE 170M)
 _LIMITED = 1  # FFmpeg's number of the range 16..235
@@ -134,10 +132,11 @@ class Writer:
             if self._comment and not kind.comments:
                 opening.enter_context(_commented(temporary, self._comment))
             self._container = opening.enter_context(
-                av.open(str(temporary), "w", format=kind.container, options=options)
+                av.open(str(temporary.absolute()), "w", format=kind.container, options=options)
             )
             if self._comment and kind.comments:
                 self._container.metadata["comment"] = self._comment
+            self._stream, self._held = None, []
             self._opened = opening.pop_all()
         return self
 
@@ -153,7 +152,8 @@ class Writer:
             VideoError: an odd size, another size than before, a full disk.
         """
         pixels = _pixels(video)
-        assert self._container is not None, "a writer is opened by `with`"
+        if self._container is None:
+            raise VideoError(f"{self.path}: not open, expected to be written to within its `with` block")
         height, width = pixels.shape[1:3]
         if self._stream is None:
             self._stream = self._begin(self._container, height, width)
@@ -187,16 +187,17 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        container, self._container = self._container, None
         if error is not None:
             with suppress(av.FFmpegError, OSError):  # closing what is thrown away; the first error is the one to see
                 self._opened.__exit__(kind, error, trace)
             return
         with _said(self.path), self._opened:
-            if self._container is None or self._stream is None:
+            if container is None or self._stream is None:
                 raise VideoError(f"{self.path}: no frames, expected at least one")
             if self._held:
-                self._mux_gif(self._container, self._stream, np.concatenate(self._held))
-            self._container.mux(self._stream.encode())
+                self._mux_gif(container, self._stream, np.concatenate(self._held))
+            container.mux(self._stream.encode())
 
     def _mux_gif(self, container: OutputContainer, stream: VideoStream, pixels: Pixels) -> None:
         starts = [round(number * 100 / self._rate) for number in range(len(pixels) + 1)]
@@ -265,7 +266,7 @@ def write_png(path: str | Path, image: Tensor) -> None:
     codec.height, codec.width = pixels.shape[1:3]
     codec.pix_fmt, codec.time_base = "rgb24", Fraction(1, 25)
     packets = [*codec.encode(VideoFrame.from_ndarray(pixels[0], format="rgb24")), *codec.encode(None)]
-    with _writing(path) as temporary:
+    with _said(path), whole_file(path) as temporary:
         temporary.write_bytes(b"".join(bytes(packet) for packet in packets))
 
 
@@ -314,6 +315,8 @@ def _named(path: str | Path, *suffixes: str) -> Path:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise VideoError(f"{path}: expected a name that ends in {joined(suffixes)}")
+    if "\0" in str(path):
+        raise VideoError(f"{str(path)!r}: expected a name without NUL")
     return path
 
 
@@ -351,13 +354,6 @@ def _commented(path: Path, comment: str) -> Iterator[None]:
     """Puts a comment into a file once it is written."""
     yield
     comments.insert(path, json.dumps(json.loads(comment)))  # in ASCII, as GIF wants it
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """A temporary file that becomes ``path``; every failure to write is a ``VideoError``."""
-    with _said(path), whole_file(path) as temporary:
-        yield temporary
 
 
 @contextmanager
