@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mimetypes
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ def test_labels_splits_and_numbers_become_fields(clips: Path, tmp_path: Path) ->
     splits = ["split", *["train"] * 6, "val", "val", "val"]
     (clips / "metadata.csv").write_text("\n".join(f"{a},{b}" for a, b in zip(lines, splits, strict=True)))
     done, samples = exported(clips, tmp_path / "out")
-    assert (done.samples, done.texts, done.pictures) == (8, 1, ())
+    assert (done.samples, done.texts, done.others) == (8, 1, ())
     first = samples[0]
     assert first["filepath"] == str((clips / "0.mp4").resolve())
     assert (first["tags"], first["text"], first["group_name"], first["score"]) == (
@@ -95,7 +97,7 @@ def test_what_can_not_be_exported_is_told(clips: Path, tmp_path: Path) -> None:
     (clips / "metadata.csv").write_text("file_name\na.png\n0.mp4\n")
     done = CliRunner().invoke(cli.app, ["data", "export", str(clips), str(tmp_path / "out"), "--format", "fiftyone"])
     assert done.exit_code == 0
-    assert "left out, not video files: 1 files (a.png)" in done.output
+    assert "left out, no videos by their names to FiftyOne: 1 files (a.png)" in done.output
     (clips / "metadata.csv").write_text("file_name\na.png\n")
     with pytest.raises(DataError, match="names no video"):
         exporting.export(clips, tmp_path / "other")
@@ -104,6 +106,21 @@ def test_what_can_not_be_exported_is_told(clips: Path, tmp_path: Path) -> None:
     with pytest.raises(video.VideoError, match=r"broken\.mp4"):
         exporting.export(clips, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_which_files_are_videos_does_not_depend_on_the_machine(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that Python knows by itself are; so are those that most machines know; what many take for text or sound is not."""
+    for name in ("a.MKV", "b.ts", "c.3gp", "d.mov"):
+        shutil.copy(clips / "0.mp4", clips / name)
+    (clips / "metadata.csv").write_text("file_name\na.MKV\nb.ts\nc.3gp\nd.mov\n")
+    for name, known in (("as_here", None), ("bare", mimetypes.MimeTypes(()))):
+        if known:
+            monkeypatch.setattr(mimetypes, "guess_type", known.guess_type)
+        done, samples = exported(clips, tmp_path / name)
+        assert done.others == ("b.ts", "c.3gp")
+        assert [one["metadata"]["mime_type"] for one in samples] == ["video/x-matroska", "video/quicktime"]
 
 
 @pytest.mark.skipif(find_spec("fiftyone") is None, reason="fiftyone is not installed")

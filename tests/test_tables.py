@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from kinetext import cli
@@ -282,6 +283,26 @@ def test_a_long_difference_says_how_much_is_left(tmp_path: Path) -> None:
         table(tmp_path / name, ["text", "both", *rows])
     said = run("diff", str(tmp_path / "a"), str(tmp_path / "b"), "--most", "3")[1]
     assert "rows added: 7" in said and "text 2" in said and "text 3" not in said and "and 4 more" in said
+
+
+def test_a_folder_of_pictures_counts_as_large_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 48), (60 * number, 0, 0)).save(tmp_path / "frames" / f"{number}.bmp")
+    (tmp_path / "metadata.csv").write_text("file_name\nframes\ngone.mp4\n")
+    clips = tables.stats(tmp_path, probe=True)["clips"]
+    assert clips["megabytes"] * 1e6 == sum(path.stat().st_size for path in (tmp_path / "frames").iterdir())
+    assert list(clips["failures"]) == ["gone.mp4"]
+
+
+def test_the_order_of_rows_is_no_difference(tmp_path: Path) -> None:
+    rows = ["a.mp4,run", "a.mp4,walk", "a.mp4,sit", "b.mp4,sit"]
+    for name, order in (("a", rows), ("b", rows[::-1]), ("c", [rows[1], "a.mp4,jump", *rows[:1], rows[3]])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metadata.csv").write_text("\n".join(["file_name,label", *order]))
+    assert not comparing.diff(tmp_path / "a", tmp_path / "b").any()
+    (cell,) = comparing.diff(tmp_path / "a", tmp_path / "c").changed
+    assert (cell.row, cell.before, cell.after) == ((3, 2), "sit", "jump")
 
 
 def test_a_folder_of_pictures_that_changed_is_named(tmp_path: Path) -> None:

@@ -80,6 +80,20 @@ def test_each_clip_is_encoded_once_and_found_again(
     assert torch.equal(other[3].encoded["video"], kept[3].encoded["video"])
 
 
+def test_what_several_samples_see_is_encoded_once(tmp_path: Path) -> None:
+    rows = [f"a person {'waves' if n % 2 else 'bows'},g{n},train" for n in range(100)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["text,group,split", *rows]))
+    data, seen = Folder(root=str(tmp_path)), list[str]()
+
+    def encode(samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        seen.extend(str(sample.text) for sample in samples)
+        return {"text": [torch.full((1, 1), float(len(str(sample.text)))) for sample in samples]}
+
+    kept = Encoded(data, {"text": "length"}, encode, tmp_path / "cache")  # type: ignore[arg-type]
+    assert seen == ["a person bows", "a person waves"]
+    assert [kept[index].encoded["text"].item() for index in (0, 1, 98, 99)] == [13, 14, 13, 14]
+
+
 def test_other_content_sampling_or_encoder_is_encoded_anew(clips: Path, tmp_path: Path) -> None:
     def made(name: str = "mean", size: int = 16) -> list[str]:
         count = Counting()

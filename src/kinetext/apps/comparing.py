@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kinetext import manifest
+from kinetext import manifest, video
 from kinetext.manifest import Manifest, Row
 from kinetext.types import Progress
 
@@ -66,8 +65,8 @@ class Difference:
 def diff(a: Path, b: Path, progress: Progress | None = None) -> Difference:
     """Compares two tables, or folders; where the folders differ, also the content of files that both name.
 
-    Rows are the same row where file, start, end and text are; then where file and times are; then where the file is;
-    the order of rows makes no difference. Splits that stand beside a table (splits.csv) count as its own.
+    Rows are the same row where all is; then where file, start, end and text are; then where file and times are; then where
+    the file is; the order of rows makes no difference. Splits that stand beside a table (splits.csv) count as its own.
 
     Args:
         a, b: folders with a table, or by their layout; or tables.
@@ -93,6 +92,16 @@ def diff(a: Path, b: Path, progress: Progress | None = None) -> Difference:
 
 
 _KEYS: tuple[Callable[[Row], Hashable], ...] = (
+    lambda row: (
+        row.file,
+        row.start,
+        row.end,
+        row.text,
+        row.group,
+        row.split,
+        row.weight,
+        frozenset(row.labels.items()),
+    ),
     lambda row: (row.file, row.start, row.end, row.text),
     lambda row: row.file and (row.file, row.start, row.end),
     lambda row: row.file,
@@ -152,19 +161,11 @@ def _files(one: Manifest, two: Manifest, progress: Progress | None) -> tuple[tup
         a, b = one.root / file, two.root / file
         if a.exists() != b.exists():
             gone.append(file)
-        elif a.exists() and _content(a) != _content(b):
+        elif a.exists() and video.digest(a) != video.digest(b):
             changed.append(file)
         if progress:
             progress(number, len(files))
     return tuple(changed), tuple(gone)
-
-
-def _content(path: Path) -> list[tuple[str, int, bytes]]:
-    """Name, size and hash of a file, or of each in a folder of pictures."""
-    if path.is_dir():
-        return [part for one in sorted(path.iterdir()) if one.is_file() for part in _content(one)]
-    with path.open("rb") as file:
-        return [(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").digest())]
 
 
 def diff_tables(found: Difference) -> list[Page]:

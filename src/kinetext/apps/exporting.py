@@ -8,7 +8,6 @@ format without a version, which FiftyOne 1.22.1 takes (``LegacyFiftyOneDatasetIm
 from __future__ import annotations
 
 import json
-import mimetypes
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,16 +26,25 @@ _TAKEN = frozenset({
     "created_at", "dataset_id", "filepath", "frames", "group", "id", "last_modified_at", "media_type", "metadata", "rand",
     "sample_id", "support", "tags",
 })  # fmt: skip
+# files that become samples of a dataset of videos, and what they say of themselves. FiftyOne decides by the name alone, by what
+# Python's mimetypes makes of it where FiftyOne runs (``get_media_type`` in its core/media.py): there .ts is a translation and
+# .3gp is sound, and GIF, APNG and WebP are pictures. What is exported does not depend on the machine that exports.
+_VIDEOS: Mapping[str, str] = {
+    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".mkv": "video/x-matroska", ".webm": "video/webm",
+    ".avi": "video/x-msvideo", ".mpg": "video/mpeg", ".mpeg": "video/mpeg", ".wmv": "video/x-ms-wmv", ".flv": "video/x-flv",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the folder, its samples, rows without a file, and files that are no video and were left out."""
+    """What was written: the folder, its samples, rows without a file, and files that FiftyOne takes for no video and that
+    were left out.
+    """
 
     path: Path
     samples: int
     texts: int
-    pictures: tuple[str, ...]
+    others: tuple[str, ...]
 
 
 def export(source: Path, out: Path, kind: str = "fiftyone", progress: Progress | None = None) -> Exported:
@@ -64,8 +72,7 @@ def export(source: Path, out: Path, kind: str = "fiftyone", progress: Progress |
     for row in table.rows:
         if row.file:
             files.setdefault(row.file, []).append(row)
-    pictures = tuple(file for file in files if not (mimetypes.guess_type(file)[0] or "").startswith("video/"))
-    clips = {file: rows for file, rows in files.items() if file not in pictures}
+    clips = {file: rows for file, rows in files.items() if _suffix(file) in _VIDEOS}
     if not clips:
         raise DataError(
             f"{table.path}: names no video, of which FiftyOne would make samples; it has {len(files)} files"
@@ -78,7 +85,13 @@ def export(source: Path, out: Path, kind: str = "fiftyone", progress: Progress |
         if progress:
             progress(len(samples), len(clips))
     _write(out, table, samples)
-    return Exported(out, len(samples), sum(row.file is None for row in table.rows), pictures)
+    others = tuple(file for file in files if file not in clips)
+    return Exported(out, len(samples), sum(row.file is None for row in table.rows), others)
+
+
+def _suffix(file: str) -> str:
+    """What the name of a file ends in; that of a URL, before what stands behind "?"."""
+    return Path(re.split(r"[?#]", file)[0] if manifest.is_elsewhere(file) else file).suffix.lower()
 
 
 class _Fields:
@@ -168,7 +181,7 @@ def _metadata(path: Path, info: video.VideoInfo) -> dict[str, Any]:
     return {
         "_cls": "VideoMetadata",
         "size_bytes": path.stat().st_size,
-        "mime_type": mimetypes.guess_type(path.name)[0],
+        "mime_type": _VIDEOS[path.suffix.lower()],
         "frame_width": info.width,
         "frame_height": info.height,
         "frame_rate": info.fps,

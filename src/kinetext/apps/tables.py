@@ -94,7 +94,7 @@ def stats(source: Path, *, probe: bool = False, progress: Progress | None = None
         Nested names and numbers, ready for JSON: "rows", "files", "splits", "text", "columns" and, probed, "clips".
 
     Raises:
-        DataError: the table can't be read, or a file is missing that is to be probed.
+        DataError: the table can't be read. A file that can't be read, or is missing, is among "failures".
     """
     table = manifest.with_stored_splits(manifest.open_source(source))
     files = list(dict.fromkeys(row.file for row in table.rows if row.file))
@@ -186,7 +186,7 @@ def _probed(root: Path, files: Sequence[str], progress: Progress | None) -> dict
         found |= {
             "seconds": {**_spread([info.duration for info in infos]), "sum": sum(info.duration for info in infos)},
             "frames": _spread([info.num_frames for info in infos]),
-            "megabytes": sum(manifest.place(root, file).stat().st_size for file in files if file not in failed) / 1e6,
+            "megabytes": sum(_bytes(manifest.place(root, file)) for file in files if file not in failed) / 1e6,
             "sizes": dict(sizes.most_common()),
             "fps": dict(rates.most_common()),
         }
@@ -195,6 +195,11 @@ def _probed(root: Path, files: Sequence[str], progress: Progress | None) -> dict
 
 def _probe(root: Path, file: str) -> video.VideoInfo:
     return video.probe(manifest.place(root, file))
+
+
+def _bytes(path: Path) -> int:
+    """Of a file, or of the pictures in a folder."""
+    return sum(one.stat().st_size for one in path.iterdir() if one.is_file()) if path.is_dir() else path.stat().st_size
 
 
 def stats_tables(found: Mapping[str, Any]) -> list[Page]:

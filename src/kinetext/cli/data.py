@@ -204,8 +204,9 @@ def export(
     typer.echo(f"{done.path}: {done.samples} samples")
     if done.texts:
         typer.echo(f"left out, without a file: {done.texts} rows", err=True)
-    if done.pictures:
-        typer.echo(f"left out, not video files: {len(done.pictures)} files ({', '.join(done.pictures[:5])})", err=True)
+    if done.others:
+        shown = ", ".join(done.others[:5])
+        typer.echo(f"left out, no videos by their names to FiftyOne: {len(done.others)} files ({shown})", err=True)
 
 
 def _json(value: object) -> None:

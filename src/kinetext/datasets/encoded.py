@@ -90,14 +90,19 @@ class Encoded(Dataset):
         }
 
     def _fill(self, encode: Encode, progress: Progress | None) -> None:
-        missing = [index for index, files in enumerate(self._files) if not all(f.is_file() for f in files.values())]
+        first: dict[Path, int] = {}  # of samples that see the same, one is encoded
+        for index, files in enumerate(self._files):
+            for path in files.values():
+                first.setdefault(path, index)
+        missing = sorted({index for path, index in first.items() if not path.is_file()})
         for start in range(0, len(missing), CHUNK):
             some = missing[start : start + CHUNK]
             read = self.data.__getitem__ if "video" in self.names else self.data.still
             made = encode([read(index) for index in some])
             for place, index in enumerate(some):
                 for modality, path in self._files[index].items():
-                    _write(path, made[modality][place])
+                    if first[path] == index:
+                        _write(path, made[modality][place])
             if progress:
                 progress(min(start + CHUNK, len(missing)), len(missing))
 
