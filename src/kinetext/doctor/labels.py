@@ -156,7 +156,7 @@ def _several(subject: Subject, column: str, having: dict[str, list[Row]]) -> lis
     rows = {
         row.number: repr(name)
         for name, rows in having.items()
-        if SEPARATOR in name and set(name.split(SEPARATOR)) & set(having)
+        if SEPARATOR in name and any(part in having for part in name.split(SEPARATOR))
         for row in rows
     }
     return found(
