@@ -154,3 +154,11 @@ def test_pictures_are_counted_at_once_and_not_by_torchcodec(tmp_path: Path, pixe
     assert video.probe(path, count=False) == video.probe(path)
     with pytest.raises(DataError, match="expected 'pyav'"):
         video.read_clip(path, num_frames=2, size=8, decoder="torchcodec")
+
+
+def test_pictures_say_nothing_of_how_they_were_made(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    """They are clips, but none that ``write`` makes."""
+    assert video.read_provenance(animated(tmp_path / "a.webp", pixels, SPANS)) is None
+    (tmp_path / "folder").mkdir()
+    Image.fromarray(pixels[0]).save(tmp_path / "folder" / "0.png")
+    assert video.read_provenance(tmp_path / "folder") is None

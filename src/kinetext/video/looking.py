@@ -19,7 +19,7 @@ from kinetext.video.reading import read_clip
 from kinetext.video.sampling import Sampling, reach, spread, window
 from kinetext.video.shaping import CHANNELS, Fit, Region, check_region
 
-READING = 2  # counts up when the same file and options give other pixels, so that what was kept of them is made anew
+READING = 3  # counts up when the same file and options give other pixels, so that what was kept of them is made anew
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class VideoReader:
         region: the part of the upright picture that is looked at: left, top, right, bottom in shares of its width and
             height, in [0, 1]; only with ``size``.
         channels: 3 (RGB) or 1 (luma, ITU-R BT.601).
-        decoder: "pyav"; "torchcodec", which has to be installed, and refuses what it would show otherwise; "auto" is the one
-            that docs/performance.md measured to be faster, "pyav".
+        decoder: "pyav"; "torchcodec", which has to be installed, refuses what it would show otherwise, but shows damaged
+            frames without a word; "auto" is the one that docs/performance.md measured to be faster, "pyav".
         threads: of the decoder, >= 0; 0 is one, but for large H.265: other decoders miss damage on several (``VideoFile``).
         limits: what the file may hold.
 

@@ -67,7 +67,7 @@ def read_clip(
             in shares of its width and height, in [0, 1].
         rng: for "random", which also needs ``clip_seconds`` or ``fps``.
         decoder, limits: as of ``VideoReader``.
-        isolated: decode in a process of its own, with limits on memory and time (``video.isolated``), so that a crash or a
+        isolated: decode in a process of its own, with 1 GiB of memory and a minute (``video.isolated``), so that a crash or a
             bomb is a ``VideoError``; Linux only, by "pyav".
 
     Raises:
