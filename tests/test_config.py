@@ -8,8 +8,8 @@ import pytest
 from pydantic import Field
 
 from kinetext.config import Component, Recipe, TrainConfig
-from kinetext.options import check_args, options, suggest, type_text
-from kinetext.types import RecipeError
+from kinetext.options import check_args, options, type_text
+from kinetext.types import RecipeError, suggest
 
 MINIMAL = 'task.name = "classification"\ndata.name = "digits"\n'
 

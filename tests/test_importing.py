@@ -262,7 +262,7 @@ def test_a_leak_of_the_list_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("kinetiks", "", r"kind: 'kinetiks' \(did you mean 'kinetics'\?\), expected one of activitynet"),
+        ("kinetiks", "", r"kind: 'kinetiks', did you mean 'kinetics'\?, expected one of activitynet"),
         ("kinetics", "label,youtube_id\n", "no column 'time_start'"),
         ("kinetics", "youtube_id,time_start,time_end\na,x,2\n", "row 1: time_start 'x', expected a number"),
         ("kinetics", "youtube_id,time_start,time_end\na,1\n", "row 1 has not as many cells"),

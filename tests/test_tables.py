@@ -138,11 +138,11 @@ def test_the_newest_rows_are_tested_on(tmp_path: Path) -> None:
         ({"by": "name"}, "by: 'name', expected one of group, time, hash"),
         ({"fractions": (0.5, 0.5)}, "fractions: 0.5, 0.5, expected three numbers"),
         ({"fractions": (0.9, 0.2, -0.1)}, "fractions: 0.9, 0.2, -0.1"),
-        ({"stratify": "lable"}, r"no label column 'lable' \(did you mean 'label'\?\)"),
+        ({"stratify": "lable"}, r"no label column 'lable', did you mean 'label'\?"),
         ({"by": "hash", "stratify": "label"}, "stratify: 'label', but a split by hash has no choice"),
         ({"by": "time"}, "time: '', expected a column"),
         ({"time": "day"}, "time: 'day', expected a column with by time"),
-        ({"by": "time", "time": "dya"}, r"has no column 'dya' \(did you mean 'day'\?\)"),
+        ({"by": "time", "time": "dya"}, r"has no column 'dya', did you mean 'day'\?"),
         ({"by": "time", "time": "label"}, "row 1: label 'walk', expected numbers in all rows, or dates"),
     ],
 )  # fmt: skip

@@ -105,7 +105,7 @@ def test_numbers_are_checked(tmp_path: Path) -> None:
     for cell in ("much", "nan", "inf"):
         with pytest.raises(DataError, match=f"row 2: score '{cell}', expected a finite number"):
             manifest.numbers(table(tmp_path, "a,1", f"b,{cell}", header="text,score"), "score")
-    with pytest.raises(DataError, match=r"no column 'scor' .did you mean 'score'"):
+    with pytest.raises(DataError, match=r"no column 'scor', did you mean 'score'"):
         manifest.numbers(made, "scor")
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field
 
-from kinetext.options import checked, suggest, toml_value, tupled
-from kinetext.types import MODALITIES, RecipeError, joined
+from kinetext.options import checked, toml_value, tupled
+from kinetext.types import MODALITIES, RecipeError, joined, suggest
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from kinetext.types import RecipeError, joined
+from kinetext.types import RecipeError, joined, suggest
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
@@ -65,12 +64,6 @@ def check_args(role: str, cls: type[Any], args: Mapping[str, Any], wired: Collec
             raise RecipeError(f"{role}.{name}: missing, expected {type_text(hint)}")
         found[name] = checked(f"{role}.{name}", hint, value) if name in args else value
     return found
-
-
-def suggest(name: str, legal: Iterable[str]) -> str:
-    """What a message adds where a legal name is near: ", did you mean 'steps'?"."""
-    near = difflib.get_close_matches(name, list(legal), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def type_text(hint: Any) -> str:

@@ -7,8 +7,9 @@ modality is a mask whose row is all False; nothing else changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Literal
 
 import torch
@@ -337,6 +338,12 @@ class Prediction:
 def joined(values: Sequence[object]) -> str:
     """Legal values as a message shows them."""
     return ", ".join(str(v) for v in values) or "(none)"
+
+
+def suggest(name: str, legal: Iterable[str]) -> str:
+    """What a message adds where a legal name is near: ", did you mean 'steps'?"."""
+    near = get_close_matches(name, list(legal), 1)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def check_legal(name: str, value: object, holds: bool, legal: str) -> None:

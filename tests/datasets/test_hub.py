@@ -206,7 +206,7 @@ def test_what_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
         ({"source": source, "video": "clip", "val": "holdout"}, "val: .* has no split 'holdout'; it has train, dev"),
         ({"source": source, "video": "clip", "split": "test"}, "has no test rows"),
         ({"source": odd, "video": "clip"}, "train: .* has no split of a usual name.* it has complete$"),
-        ({"source": source, "video": "clip", "targets": ("kinds",)}, "no label column 'kinds' .did you mean 'kind'"),
+        ({"source": source, "video": "clip", "targets": ("kinds",)}, "no label column 'kinds', did you mean 'kind'"),
         (
             {"source": source, "video": "clip", "text": "captions"},
             "no text column 'captions', did you mean 'caption'",

@@ -112,7 +112,7 @@ def test_what_was_packed_otherwise_is_refused(root: Path, exact: Path, tmp_path:
         ({"region": (0.0, 0.0, 0.5, 1.0)}, "region: .* was packed with"),
         ({"val": "x.tar"}, "val and test: 'x.tar', but .* is a pack"),
         ({"split": "test"}, "has no test rows"),
-        ({"targets": ("labels",)}, "no label column 'labels' .did you mean 'label'"),
+        ({"targets": ("labels",)}, "no label column 'labels', did you mean 'label'"),
         ({"sampling": "random"}, "needs clip_seconds"),
     ):
         with pytest.raises(DataError, match=said):

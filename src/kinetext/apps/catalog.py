@@ -6,8 +6,8 @@ import inspect
 import re
 
 from kinetext import assemble
-from kinetext.options import options, suggest
-from kinetext.types import RecipeError, joined
+from kinetext.options import options
+from kinetext.types import RecipeError, joined, suggest
 
 
 def components(role: str | None = None) -> list[tuple[str, str, str]]:

@@ -17,8 +17,8 @@ from kinetext.datasets.digits import Digits
 from kinetext.datasets.shapes import Shapes
 from kinetext.interfaces import Dataset
 from kinetext.manifest.writing import write_csv
-from kinetext.options import check_args, suggest
-from kinetext.types import DataError, Progress, Sample, joined
+from kinetext.options import check_args
+from kinetext.types import DataError, Progress, Sample, joined, suggest
 
 _MADE = {"digits": Digits, "shapes": Shapes}
 _DECIDED = frozenset({"clips", "split"})  # by the command itself

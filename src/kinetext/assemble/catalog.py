@@ -9,9 +9,9 @@ from typing import Any
 from kinetext import codecs, datasets, encoders, fusion, generators, methods
 from kinetext.config import Component, Recipe
 from kinetext.interfaces import Registry
-from kinetext.options import check_args, suggest
+from kinetext.options import check_args
 from kinetext.tasks import REGISTRY as TASKS
-from kinetext.types import RecipeError, joined
+from kinetext.types import RecipeError, joined, suggest
 
 ROLES: Mapping[str, Registry] = {
     "task": TASKS,

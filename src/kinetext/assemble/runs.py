@@ -10,8 +10,7 @@ import kinetext
 from kinetext import runtime
 from kinetext.assemble.catalog import resolve
 from kinetext.checkpoint import Run
-from kinetext.options import suggest
-from kinetext.types import RunError, joined
+from kinetext.types import RunError, joined, suggest
 
 MODELS = Path(kinetext.__file__).parent / "models"
 

@@ -18,7 +18,7 @@ from kinetext import video as clips
 from kinetext.interfaces import Dataset, Shape
 from kinetext.manifest import packed
 from kinetext.manifest.rows import MEANT, PROTOCOLS, cell, is_elsewhere
-from kinetext.options import suggest
+from kinetext.manifest.selection import check_text
 from kinetext.runtime import cache_folder, rng
 from kinetext.types import DataError, Sample, joined
 
@@ -112,7 +112,7 @@ class Hub(Dataset):
         parts = _named(source, _loaded(source, config, revision), {"train": train, "val": val, "test": test})
         if video:
             parts = {name: _with_files(source, part, video) for name, part in parts.items()}
-        _check_text(source, parts, text)
+        check_text(source, list(dict.fromkeys(name for part in parts.values() for name in part.features)), text)
         for part in parts.values() if video else ():
             _check_files(source, part, video)
         rows, self._places = _rows(source, parts, video, {"text": text, "group": group}, multi)
@@ -251,13 +251,6 @@ def _with_files(source: str, part: Any, column: str) -> Any:
         known = [name for name, feature in part.features.items() if isinstance(feature, datasets.Video)]
         raise DataError(f"video: {source} has no Video column {column!r}; it has {joined(known)}")
     return part.cast_column(column, datasets.Video(decode=False))
-
-
-def _check_text(source: str, parts: Mapping[str, Any], text: str) -> None:
-    """Texts are optional, but a column that is asked for by name has to be there."""
-    known = list(dict.fromkeys(name for part in parts.values() for name in part.features))
-    if text not in ("", "text", *known):
-        raise DataError(f"text: {source} has no text column {text!r}{suggest(text, known)}; it has {joined(known)}")
 
 
 def _rows(

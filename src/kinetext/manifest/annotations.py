@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kinetext.manifest.reading import near
 from kinetext.manifest.rows import MEANT, SPLITS, as_number
-from kinetext.types import DataError, joined
+from kinetext.types import DataError, joined, suggest
 
 _SPLITS: Mapping[str, str] = {split: split for split in SPLITS} | dict(MEANT) | {"validate": "val"}
 
@@ -225,7 +224,7 @@ def read(kind: str, path: Path) -> Listed:
         DataError: there is no such kind, or the list is no such list.
     """
     if kind not in KINDS:
-        raise DataError(f"kind: {kind!r}{near(kind, list(KINDS))}, expected one of {joined(list(KINDS))}")
+        raise DataError(f"kind: {kind!r}{suggest(kind, list(KINDS))}, expected one of {joined(list(KINDS))}")
     if not path.exists():
         raise DataError(f"annotations: there is no {path}")
     try:

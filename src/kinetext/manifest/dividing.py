@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 
-from kinetext.manifest.reading import near
 from kinetext.manifest.rows import RESERVED, SPLITS, Row, Split, as_number
 from kinetext.manifest.splits import by_size, check_fractions, groups, own_group
 from kinetext.manifest.table import Manifest
 from kinetext.runtime import seed_of
-from kinetext.types import DataError, joined
+from kinetext.types import DataError, joined, suggest
 
 BYS = ("group", "time", "hash")
 Fractions = tuple[float, float, float]
@@ -148,7 +147,9 @@ def _by_time(manifest: Manifest, fractions: Fractions, column: str) -> list[Spli
 def _times(manifest: Manifest, column: str) -> list[float]:
     known = [name for name in manifest.columns if name not in RESERVED]
     if column not in known:
-        raise DataError(f"time: {manifest.path} has no column {column!r}{near(column, known)}; it has {joined(known)}")
+        raise DataError(
+            f"time: {manifest.path} has no column {column!r}{suggest(column, known)}; it has {joined(known)}"
+        )
     cells = [row.labels.get(column, "") for row in manifest.rows]
     read = as_number if all(as_number(cell) is not None for cell in cells) else _date
     found = []

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from pyarrow import ArrowException
 
 from kinetext.manifest import layouts
 from kinetext.manifest.rows import RESERVED, is_encodable
-from kinetext.types import DataError, joined
+from kinetext.types import DataError, joined, suggest
 
 PACK = "pack.json"  # what tells a pack of shards from a folder of clips
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -200,15 +199,9 @@ def check_columns(path: Path, columns: Sequence[str], multi: Sequence[str]) -> N
     if odd:
         raise DataError(f"{path}: column name {odd[0]!r}, expected one of whole characters, without spaces around it")
     if not {"file_name", "text"} & set(columns):
-        hint = near("file_name", columns)
+        hint = suggest("file_name", columns)
         raise DataError(f"{path}: no column file_name or text{hint}; it has {joined(columns)}")
     for name in multi:
         if name not in columns or name in RESERVED:
             known = [column for column in columns if column not in RESERVED]
-            raise DataError(f"multi: {path} has no label column {name!r}{near(name, known)}; it has {joined(known)}")
-
-
-def near(name: str, known: Sequence[str]) -> str:
-    """What was meant, as messages say it."""
-    found = get_close_matches(name, known, 1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+            raise DataError(f"multi: {path} has no label column {name!r}{suggest(name, known)}; it has {joined(known)}")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from posixpath import normpath
 from typing import Literal
 
-from kinetext.types import joined
+from kinetext.types import joined, suggest
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -80,8 +79,7 @@ def check_row(number: int, raw: Mapping[str, object], multi: Sequence[str], prob
     if start is not None and end is not None and start >= end:
         found.append(f"start {start:g} s, expected less than end {end:g} s")
     if "split" in cells and split not in SPLITS:
-        meant = MEANT.get(split.lower()) or next(iter(get_close_matches(split.lower(), SPLITS, 1)), "")
-        hint = f" (did you mean {meant!r}?)" if meant else ""
+        hint = suggest(MEANT.get(split.lower(), split.lower()), SPLITS)
         found.append(f"split {split!r}, expected one of {joined(SPLITS)}{hint}")
     problems += [f"row {number}: {what}" for what in found]
     labels = {name: cell for name, cell in cells.items() if cell and name not in RESERVED}

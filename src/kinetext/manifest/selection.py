@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
 
 from kinetext.manifest.rows import RESERVED, SPLITS, Row, Split
 from kinetext.manifest.splits import groups, with_fold, with_splits, with_val
 from kinetext.manifest.table import Manifest, numbers
-from kinetext.types import DataError, Sample, Target, check_between, joined
+from kinetext.types import DataError, Sample, Target, check_between, joined, suggest
 
 
 class Selection:
@@ -54,7 +53,7 @@ class Selection:
         _check_columns(targets, multi, numeric)
         table = with_fold(table, fold, folds, seed=seed) if folds else with_splits(table, seed=seed)
         self.table = table = with_val(table, val_share, seed=seed) if val_share else table
-        _check_text(table, text)
+        check_text(table.path, [name for name in table.columns if name not in RESERVED], text)
         self.text = text
         self.rows = table.where(split)
         self.splits = _splits(table, split)
@@ -116,13 +115,12 @@ def _check_columns(targets: tuple[str, ...], multi: tuple[str, ...], numeric: tu
         raise DataError(f"numeric: {both[0]!r} is also in multi; a column holds numbers or classes")
 
 
-def _check_text(table: Manifest, text: str) -> None:
-    """Texts are optional, but a column that is asked for by name has to be there."""
-    if text in ("", "text", *(name for name in table.columns if name not in RESERVED)):
-        return
-    close = get_close_matches(text, table.columns, 1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise DataError(f"text: {table.path} has no text column {text!r}{hint}; it has {joined(table.columns)}")
+def check_text(source: object, columns: Sequence[str], text: str) -> None:
+    """Refuses a text column that ``source`` does not have; texts are optional, but one that is asked for by name has to be
+    there.
+    """
+    if text not in ("", "text", *columns):
+        raise DataError(f"text: {source} has no text column {text!r}{suggest(text, columns)}; it has {joined(columns)}")
 
 
 def _target(table: Manifest, name: str, multi: tuple[str, ...], numeric: tuple[str, ...]) -> Target:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from kinetext.manifest import columns as by_column
-from kinetext.manifest.reading import Raw, check_columns, find, near, no_collector, read
+from kinetext.manifest.reading import Raw, check_columns, find, no_collector, read
 from kinetext.manifest.rows import RESERVED, SEPARATOR, SPLITS, Row, Split, as_number, check_row, escapes, is_elsewhere
-from kinetext.types import DataError, joined
+from kinetext.types import DataError, joined, suggest
 
 _MOST_CLASSES = 1000  # of a column that is taken for one of classes where nobody says
 _LONGEST_NAME = 80  # characters of a class; what is longer is a text
@@ -57,7 +57,7 @@ class Manifest:
         """
         known = [name for name in self.columns if name not in RESERVED]
         if column not in known:
-            raise DataError(f"{self.path}: no label column {column!r}{near(column, known)}; it has {joined(known)}")
+            raise DataError(f"{self.path}: no label column {column!r}{suggest(column, known)}; it has {joined(known)}")
         found = {name for row in self.rows for name in self.names(row, column)}
         if not found:
             raise DataError(f"{self.path}: label column {column!r} is empty, expected at least one label")
@@ -140,7 +140,7 @@ def numbers(manifest: Manifest, column: str) -> dict[int, float]:
     """
     known = [name for name in manifest.columns if name not in RESERVED]
     if column not in known:
-        raise DataError(f"{manifest.path}: no column {column!r}{near(column, known)}; it has {joined(known)}")
+        raise DataError(f"{manifest.path}: no column {column!r}{suggest(column, known)}; it has {joined(known)}")
     found = {}
     for row in manifest.rows:
         if cell := row.labels.get(column, ""):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kinetext.nn.weights import load_strictly, read_file
-from kinetext.types import RecipeError, joined
+from kinetext.types import RecipeError, joined, suggest
 
 _WEIGHTS = "encoders.video.weights"
 _SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -115,7 +114,7 @@ def trunk(field: str, name: str, legal: Collection[str], weights: str, *, kept: 
     from torchvision import models
 
     if name not in legal:
-        raise RecipeError(f"{field}: no model {name!r}{_near(name, legal)}; expected one of {joined(sorted(legal))}")
+        raise RecipeError(f"{field}: no model {name!r}{suggest(name, legal)}; expected one of {joined(sorted(legal))}")
     known = models.get_model_weights(name)
     chosen = _chosen(known.__members__, weights)
     trained = known.DEFAULT if chosen is None or isinstance(chosen, Path) else chosen
@@ -138,11 +137,6 @@ def trunk(field: str, name: str, legal: Collection[str], weights: str, *, kept: 
     return Trunk(network, dim, side, smallest, fixed, tuple(preset.mean), tuple(preset.std), _licence(name, chosen))
 
 
-def _near(name: str, legal: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, legal, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
-
-
 def _chosen(known: Mapping[str, Any], weights: str) -> Any | Path | None:
     """The member of the model's enum, the file, or None for random weights."""
     if not weights:
@@ -152,7 +146,7 @@ def _chosen(known: Mapping[str, Any], weights: str) -> Any | Path | None:
     if Path(weights).suffix in _SUFFIXES:
         return Path(weights)
     raise RecipeError(
-        f"{_WEIGHTS}: {weights!r}{_near(weights, known)}; expected one of {joined(sorted(known))}, "
+        f"{_WEIGHTS}: {weights!r}{suggest(weights, known)}; expected one of {joined(sorted(known))}, "
         f'a file ({joined(_SUFFIXES)}), or "" for random ones'
     )
 
