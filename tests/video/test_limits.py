@@ -121,3 +121,9 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(VideoError, match="neither a file nor a folder"):
         video.probe(tmp_path / "pipe.mp4")
+
+
+def test_no_file_has_a_nul_in_its_name() -> None:
+    for read in (video.probe, video.read_provenance, video.read_all, video.count_frames):
+        with pytest.raises(VideoError, match=r"NUL|null"):
+            read("a\0b.mp4")

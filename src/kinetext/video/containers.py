@@ -51,6 +51,8 @@ def opened(
         with told(path):
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise VideoError(f"{path}: neither a file nor a folder")  # a pipe would be waited for without end
+            if "\0" in str(path):
+                raise VideoError(f"{path}: its name has a NUL, expected none")
             file = stack.enter_context(path.open("rb"))
             check(path, "bytes", file.seek(0, 2), limits.bytes)
             file.seek(0)

@@ -153,8 +153,8 @@ class Remembered:
         """
         try:
             stat = path.stat()
-        except OSError as error:
-            raise VideoError(f"{path}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # a NUL in its name
+            raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
         return path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
