@@ -13,7 +13,7 @@ import scipy.fft
 import torch
 
 from kinetext import video
-from kinetext.doctor.duplicates import pairs_alike
+from kinetext.doctor.duplicates import _joined, pairs_alike
 from kinetext.doctor.looking import SIDE, Look, look, phash
 
 
@@ -95,6 +95,40 @@ def _made(picture: np.ndarray, hashes: list[int]) -> Look:
     small = picture.round().clip(0, 255).astype(np.uint8)
     colour = (0.0, 0.0, 0.0)
     return Look(8, 0.0, 99.0, colour, colour, base64.b64encode(small.tobytes()).decode(), tuple(hashes))
+
+
+def test_pictures_of_one_camera_take_no_pairs() -> None:
+    """3,000 stills of one place, a third of them in other light: two sets, where all pairs would be four million."""
+    dice = np.random.default_rng(2)
+    place = np.kron(dice.uniform(60, 200, (4, 4)), np.ones((4, 4)))
+    dark = place + np.kron(dice.normal(0, 25, (4, 4)), np.ones((4, 4)))
+    stills = [np.repeat((dark if number % 3 == 0 else place)[None], 8, 0) for number in range(3000)]
+    hashes = [phash(np.kron(place, np.ones((2, 2))).astype(np.float32))] * 8
+    looks = [_made(one + dice.normal(0, 1, (1, 16, 16)), hashes) for one in stills]
+    began = time.process_time()
+    pairs = pairs_alike(looks)
+    assert time.process_time() - began < 5
+    assert sorted(map(sorted, _joined(pairs))) == [list(range(0, 3000, 3)), [n for n in range(3000) if n % 3]]
+    assert len(pairs) == 2998
+
+
+def test_sets_are_those_of_every_pair() -> None:
+    """Stills in slowly changing light, each like some others, and clips of one content that are not held against each other."""
+    dice = np.random.default_rng(3)
+    place = np.kron(dice.uniform(60, 200, (4, 4)), np.ones((4, 4)))
+    lights = [np.kron(dice.normal(0, 2.4, (4, 4)), np.ones((4, 4))) for _ in range(40)]
+    hashes = [phash(np.kron(place, np.ones((2, 2))).astype(np.float32))] * 8
+    looks = [_made(np.repeat((place + light)[None], 8, 0), hashes) for light in lights]
+    contents = [number % 11 for number in range(40)]
+    alone = [
+        pair
+        for pair in combinations(range(40), 2)
+        if contents[pair[0]] != contents[pair[1]] and pairs_alike([looks[pair[0]], looks[pair[1]]])
+    ]
+    found = pairs_alike(looks, contents)
+    assert set(found) < set(alone)
+    assert sorted(map(sorted, _joined(found))) == sorted(map(sorted, _joined(alone)))
+    assert 1 < len(_joined(alone)) < 20
 
 
 def test_many_clips_take_seconds() -> None:

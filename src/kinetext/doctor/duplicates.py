@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kinetext.doctor.facts import Range
 from kinetext.doctor.findings import Finding, counted, found
 from kinetext.doctor.labels import same_name
 from kinetext.doctor.looking import CELLS, TIMES, Look
@@ -83,17 +84,16 @@ def _other(row: Row, members: Sequence[Row]) -> Row:
 
 def _near(subject: Subject) -> list[list[Row]]:
     """Rows of clips that look alike, in sets; copies count once."""
-    first: dict[object, list[Row]] = defaultdict(list)
-    looks: dict[object, Look] = {}
+    first: dict[tuple[str, Range], list[Row]] = defaultdict(list)
+    looks: dict[tuple[str, Range], Look] = {}
     for row in subject.rows:
         look, content = subject.look(row), content_of(subject, row)
         if look and look.black < _BLACK and content:
             first[content, part(row)].append(row)
             looks[content, part(row)] = look
     keys = list(first)
-    pairs = pairs_alike([looks[key] for key in keys])
     # stretches of one file that overlap look alike without being copies
-    sets = _joined((one, two) for one, two in pairs if keys[one][0] != keys[two][0])  # type: ignore[index]
+    sets = _joined(pairs_alike([looks[key] for key in keys], [content for content, _ in keys]))
     return [[row for place in members for row in first[keys[place]]] for members in sets]
 
 
@@ -101,9 +101,12 @@ def _looking_alike(subject: Subject, sets: Sequence[Sequence[Row]]) -> list[Find
     across: dict[int, str] = {}
     within: dict[int, str] = {}
     for members in sets:
-        parted = len({subject.split(row) for row in members}) > 1
+        first = {subject.split(row): row for row in reversed(members)}
+        parted = len(first) > 1
         for row in members:
-            other = next((one for one in members if subject.split(one) != subject.split(row)), _other(row, members))
+            other = next((one for split, one in first.items() if split != subject.split(row)), None) or _other(
+                row, members
+            )
             where = f", {subject.split(other)}" if parted else ""
             (across if parted else within)[row.number] = f"{row.file} ~ {other.file}{where}"
     return [
@@ -170,39 +173,66 @@ def conflicting(subject: Subject, column: str) -> dict[int, str]:
     return _differing(subject, _exact(subject), column)
 
 
-def pairs_alike(looks: Sequence[Look]) -> list[tuple[int, int]]:
+def pairs_alike(looks: Sequence[Look], contents: Sequence[object] = ()) -> list[tuple[int, int]]:
     """Places of clips that show nearly the same: hashes of two frames and of the movement say which to compare, in blocks of
     machine words; their small pictures decide.
 
-    A copy keeps how a clip moves, which two clips of one camera do not share, though they look alike in the mean.
+    A copy keeps how a clip moves, which two clips of one camera do not share, though they look alike in the mean. What pairs
+    have already joined is not compared again, so that a thousand pictures of one place are not a million pairs.
+
+    Args:
+        contents: of each clip; clips of the same content are not compared. () where each has its own.
     """
     if len(looks) < 2:
         return []
+    own = np.unique([str(one) for one in contents], return_inverse=True)[1] if contents else np.arange(len(looks))
     hashes = np.array([[look.hashes[at] for at in _HASHED] for look in looks], dtype=np.uint64)
     pictures, turns, energy = _pictures(looks)
+    means = pictures.mean(1).reshape(len(looks), -1)
     ready = energy >= 0
+    sets = np.arange(len(looks))
     found: list[tuple[int, int]] = []
     for low in range(0, len(looks), _BLOCK):
-        one, two = _candidates(hashes, slice(low, min(low + _BLOCK, len(looks))))
+        one, two = _candidates(hashes, slice(low, min(low + _BLOCK, len(looks))), sets)
         still = np.minimum(energy[one], energy[two]) < 2 * _STILL
         likely = ready[one] & ready[two] & (still | (np.bitwise_count(turns[one] ^ turns[two]) <= _TURNS))
+        likely &= own[one] != own[two]
         one, two = one[likely], two[likely]
-        for start in range(0, len(one), _PAIRS):
-            some = slice(start, start + _PAIRS)
-            same = _same(pictures[one[some]], pictures[two[some]], energy[one[some]], energy[two[some]])
-            found += zip(one[some][same].tolist(), two[some][same].tolist(), strict=True)
+        near = _near_in_the_mean(means, one, two)
+        one, two = one[near], two[near]
+        for place in np.unique(one).tolist():
+            others = two[np.searchsorted(one, place) : np.searchsorted(one, place, "right")]
+            others = others[sets[others] != sets[place]]
+            for start in range(0, len(others), _PAIRS):
+                some = others[start : start + _PAIRS]
+                same = some[_same(pictures[[place]], pictures[some], energy[[place]], energy[some])]
+                if len(same):
+                    sets[np.isin(sets, sets[same])] = sets[place]
+                    found += [(place, other) for other in same.tolist()]
     return found
 
 
-def _candidates(hashes: Words, block: slice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of a clip of ``block`` and a later one whose hashes are close."""
+def _candidates(hashes: Words, block: slice, sets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of a clip of ``block`` and a later one whose hashes are close and that are not in one set, in order."""
     first = np.bitwise_count(hashes[block, None, 0] ^ hashes[None, block.start :, 0]) <= _BITS
     one, two = np.nonzero(first)
     one, two = one + block.start, two + block.start
-    later = two > one
+    later = (two > one) & (sets[one] != sets[two])
     one, two = one[later], two[later]
     close = np.bitwise_count(hashes[one, 1] ^ hashes[two, 1]) <= _BITS
     return one[close], two[close]
+
+
+def _near_in_the_mean(means: Floats, one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which pairs could be the same by their mean pictures ``(N, CELLS * CELLS)``: one product of matrices says it of many
+    pairs, so that the others, of one camera in other light, are not looked at singly.
+    """
+    rows, columns = np.flatnonzero(np.bincount(one)), np.flatnonzero(np.bincount(two))
+    left, right = means[rows], means[columns]
+    apart = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2 * left @ right.T
+    most = 1.05 * _LOOKS**2 * means.shape[1]  # the product is rounded; ``_same`` decides
+    near: NDArray[np.bool_] = apart[np.searchsorted(rows, one), np.searchsorted(columns, two)] <= most
+    return near
 
 
 def _same(one: Floats, two: Floats, moves_one: Floats, moves_two: Floats) -> NDArray[np.bool_]:
@@ -246,7 +276,7 @@ def _joined(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
 
     def top(place: int) -> int:
         while above.setdefault(place, place) != place:
-            place = above[place]
+            above[place] = place = above[above[place]]  # halves the way for whoever comes next
         return place
 
     for one, two in pairs:
