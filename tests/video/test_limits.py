@@ -46,7 +46,8 @@ def test_what_is_larger_than_allowed_is_not_decoded(tmp_path: Path, limits: Limi
     ):
         with pytest.raises(VideoError, match=message):
             read()
-    assert len(VideoReader(path)) == FRAMES  # what was refused is not remembered as refused
+    with VideoReader(path) as reader:
+        assert len(reader) == FRAMES  # what was refused is not remembered as refused
 
 
 def test_too_many_streams_are_refused(tmp_path: Path) -> None:
@@ -63,9 +64,14 @@ def test_too_many_streams_are_refused(tmp_path: Path) -> None:
         video.probe(path, limits=Limits(streams=1))
 
 
-def test_limits_are_more_than_0() -> None:
-    with pytest.raises(DataError, match=r"limits\.frames: 0"):
-        Limits(frames=0)
+@pytest.mark.parametrize("name", ["pixels", "frames", "seconds", "streams", "bytes"])
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), 0.5])
+def test_limits_say_what_is_legal(name: str, value: float) -> None:
+    if (name, value) == ("seconds", 0.5):
+        return
+    legal = "a finite number above 0" if name == "seconds" else "a whole number from 1 on"
+    with pytest.raises(DataError, match=rf"limits\.{name}: {value}, expected {legal}"):
+        Limits(**{name: value})  # type: ignore[arg-type]
 
 
 def test_what_looser_limits_allowed_is_not_remembered(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -19,7 +19,14 @@ from kinetext.video.limits import Limits
 from kinetext.video.timeline import NONE, Header, Timeline, Track
 
 # pictures, and how each begins: what follows one and begins otherwise is no picture
-_STILLS = {"png_pipe": b"\x89PNG", "jpeg_pipe": b"\xff\xd8", "webp_pipe": b"RIFF", "bmp_pipe": b"BM"}
+_STILLS = {
+    "png_pipe": b"\x89PNG",
+    "jpeg_pipe": b"\xff\xd8",
+    "mjpeg": b"\xff\xd8",
+    "webp_pipe": b"RIFF",
+    "bmp_pipe": b"BM",
+}
+_COMPANIONS = b"MPF\0"  # in a JPEG (CIPA DC-007, 5.2): what follows is another view of it, or what its brightness is
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 # containers whose header says how long the longest of their streams is
 _PROMISING = frozenset({_MP4, "matroska,webm", "flv", "asf"})
@@ -55,29 +62,22 @@ class Scan:
         self.unit = stream.time_base or Fraction(1)
         self.promised = (container.duration or 0) / av.time_base
         check_length(path, stream.frames, self.promised, limits)
-        self.codec, self.alone = stream.codec_context.name, len(container.streams) == 1
-        # where no number of frames is promised, sound tells as well how far the file goes
-        self.listens = not (self.alone or stream.frames) and self.promised > 0 and self.header.container in _PROMISING
+        self.codec = stream.codec_context.name
         self.total = 0  # packets that hold something, or stand for a frame that is the one before
         self.headless = False
         self.reconfigured = False
         self.shown: list[_Packet] = []
-        self._ends: dict[int, tuple[int, int]] = {}  # of other streams, and how long the last packet stays
         self._dts: int | None = None
         self._damaged: list[int] = []  # packets that are marked so, by their place
         self._joints: list[int] = []  # packets at which time goes back
         self._mark = _STILLS.get(self.header.container)
-        self._pictures, self._has_more = 0, False  # of a file of pictures, and whether the first has an appendix
+        self._pictures, self._has_companions = 0, False
 
     def packets(self) -> Iterator[av.Packet[VideoStream]]:
         """Those of the stream, each noted before it is given."""
-        for packet in self.container.demux() if self.listens else packets_of(self.container, self.stream):
-            if packet.stream_index != self.stream.index:
-                self._hear(packet)
-            elif packet.size or packet.dts is not None:
-                mine = cast("av.Packet[VideoStream]", packet)
-                self._see(mine)
-                yield mine
+        for packet in packets_of(self.container, self.stream):
+            self._see(packet)
+            yield packet
 
     def _see(self, packet: av.Packet[VideoStream]) -> None:
         self.headless |= not self.total and not packet.is_keyframe
@@ -98,18 +98,10 @@ class Scan:
             self.shown.append(_Packet(packet.pts, packet.duration or 0, packet.is_keyframe))
 
     def _look(self, data: bytes, mark: bytes) -> None:
-        """Counts pictures. What cameras append to one (a gain map, a view, a video) is no part of it."""
-        if not self._pictures and mark == b"\xff\xd8":
-            self._has_more = b"MPF\0" in data or not data.rstrip(b"\0").endswith(b"\xff\xd9")
+        """Counts pictures; what cameras store behind one for others to show it better is none."""
+        if self._pictures == 0:
+            self._has_companions = mark == b"\xff\xd8" and _COMPANIONS in data
         self._pictures += data.startswith(mark)
-
-    def _hear(self, packet: av.Packet[Any]) -> None:
-        if packet.is_corrupt:
-            self._damaged.append(self.total)
-        if packet.pts is not None:
-            length = packet.duration or 0
-            end = self._ends.get(packet.stream_index, (0, 0))
-            self._ends[packet.stream_index] = max(end, (packet.pts + length, length))
 
     def line(self) -> Timeline:
         """All of it.
@@ -122,7 +114,7 @@ class Scan:
             promise = f", though its header says {header.frames}" if header.frames else ""
             raise VideoError(f"{self.path}: no frames in it" + promise)
         self._check_count()
-        if self._mark and (self._pictures < 2 or self._has_more):
+        if self._mark and (self._pictures < 2 or self._has_companions):
             return Timeline(np.zeros(1), NONE, NONE, Fraction(0), 0.0, header)
         pts = sorted({packet.pts for packet in self.shown if packet.pts is not None})
         if header.container in _TIMED and len(pts) == len(self.shown) and not self._is_joined:
@@ -175,19 +167,20 @@ class Scan:
 
     def _check_end(self, pts: list[int]) -> None:
         """Refuses a file that is shorter than it says."""
-        if self.header.frames or not (self.alone or self.listens):
+        alone, kind = len(self.header.tracks) == 1, self.header.container
+        if self.header.frames or not (alone or kind in _PROMISING):
             return
+        if kind == _MP4 and _is_cut(self.path):
+            raise VideoError(f"{self.path}: truncated: it ends within one of its fragments")
         stays, step = self._step(pts)
         # FLV's duration counts from 0, where its frames may begin later
-        ends = [(float((max(pts[-1] - pts[0], pts[-1]) + step) * self.unit), stays > 0)]
-        for index, (last, stay) in self._ends.items():
-            ends.append((float(last * (self.container.streams[index].time_base or 0)), stay > 0))
-        end, is_exact = max(ends)
+        end, frame = float((max(pts[-1] - pts[0], pts[-1]) + step) * self.unit), float(step * self.unit)
         # where the last packet says how long it stays the end is exact, else it may well stay longer than the others
-        frame = float(step * self.unit)
-        slack = 0.75 * frame if is_exact else 0.1 * self.promised + 2 * frame
-        if self.header.container == "asf" and self.stream.codec_context.has_b_frames:
+        slack = 0.75 * frame if stays else 0.1 * self.promised + 2 * frame
+        if kind == "asf" and self.stream.codec_context.has_b_frames:
             slack += frame  # its duration counts the delay by which frames are decoded ahead
+        if end < self.promised - slack and not alone:
+            end = max(end, _heard(self.path, self.limits))  # sound may go on for longer
         if end < self.promised - slack:
             raise VideoError(f"{self.path}: truncated: {end:.2f} of {self.promised:.2f} seconds are there")
 
@@ -226,6 +219,33 @@ def _stored(path: Path, limits: Limits) -> int:
     """Packets of an mp4 that are there whole, shown or not."""
     with opened(path, limits, {"ignore_editlist": "1"}) as (container, stream), told(path):
         return sum(not packet.is_corrupt for packet in packets_of(container, stream))
+
+
+def _heard(path: Path, limits: Limits) -> float:
+    """Seconds at which the longest stream of a file ends, sound and subtitles among them; a packet that does not say stays for 0.1 s."""
+    end = 0.0
+    with opened(path, limits) as (container, _), told(path):
+        for packet in container.demux():
+            if packet.pts is not None:
+                stays = float(packet.duration * packet.time_base) if packet.duration else 0.1
+                end = max(end, float(packet.pts * packet.time_base) + stays)
+    return end
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether the last fragment of an mp4 is longer than what is left of the file (ISO/IEC 14496-12, 4.2)."""
+    at, end, kind = 0, path.stat().st_size, b""
+    with path.open("rb") as file:
+        while at < end:
+            file.seek(at)
+            head = file.read(16)
+            size, kind = int.from_bytes(head[:4]), head[4:8]
+            if size == 1:
+                size = int.from_bytes(head[8:])
+            if not size:
+                return False  # it goes on to the end
+            at += max(size, 8)
+    return at > end and kind in (b"moof", b"mdat")
 
 
 def _first(path: Path, limits: Limits, key: int) -> int:
