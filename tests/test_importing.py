@@ -246,7 +246,7 @@ def test_missing_files_are_never_dropped_in_silence(tmp_path: Path) -> None:
     assert "v: 2 files (-3B32lodo2M_000059_000069, _dbcJuKJQNs_000040_000050)" in done.output
     assert "not named by the list: 1 file (extra.mp4)" in done.output
     assert [row.file for row in load(videos).rows] == ["cutShort123.mkv"]
-    with pytest.raises(DataError, match=r"metadata\.csv exists"):
+    with pytest.raises(DataError, match=r"metadata\.csv is there already"):
         convert("kinetics", tmp_path / "train.csv", videos, None, missing="skip")
     with pytest.raises(DataError, match="3 files are not in"):
         convert("kinetics", tmp_path / "train.csv", tree(tmp_path / "w", "x.mp4"), None, missing="skip")

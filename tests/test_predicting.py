@@ -232,6 +232,6 @@ def test_no_table_is_written_over(pipeline: Pipeline, clips: Path) -> None:
     """Least of all the one that is read."""
     table = clips / "metadata.csv"
     before = table.read_bytes()
-    with pytest.raises(DataError, match=r"out: .*metadata\.csv exists; delete it, or choose another name"):
+    with pytest.raises(DataError, match=r"out: .*metadata\.csv is there already; choose another name"):
         predicting.predict(pipeline, clips, table)
     assert table.read_bytes() == before

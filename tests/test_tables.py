@@ -167,7 +167,7 @@ def test_too_few_groups_or_times_are_named(tmp_path: Path) -> None:
 def test_no_table_is_overwritten(tmp_path: Path) -> None:
     root = people(tmp_path, 20)
     before = (root / "metadata.csv").read_bytes()
-    with pytest.raises(DataError, match=r"metadata\.csv exists; delete it, or choose another name"):
+    with pytest.raises(DataError, match=r"metadata\.csv is there already; choose another name"):
         tables.split(root, root / "metadata.csv")
     assert (root / "metadata.csv").read_bytes() == before
     with pytest.raises(DataError, match=r"ends in \.csv, \.jsonl, \.parquet"):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from kinetext import doctor
+from kinetext import doctor, video
 from kinetext.doctor import Plan, Report
 from kinetext.manifest import load, with_splits
 
@@ -36,6 +37,15 @@ def test_every_flaw_is_found_where_it_is(report: Report, broken_set: Any) -> Non
     found = {code: rows(report, code) for code in broken_set.expected}
     assert found == broken_set.expected
     assert [one.text for one in report.findings if one.code == "untracked" and "nobody_names_me" in one.text]
+
+
+def test_what_is_hidden_is_no_clip_of_the_folder(tmp_path: Path) -> None:
+    for name in ("a.mp4", ".trash/b.mp4", "c/.d.mp4", "c/e.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        video.write(tmp_path / name, torch.zeros(3, 4, 32, 32), fps=4)
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.mp4,x\n")
+    (untracked,) = [one.text for one in doctor.examine(tmp_path, processes=1).findings if one.code == "untracked"]
+    assert "1 clip " in untracked and "c/e.mp4" in untracked
 
 
 def test_nothing_else_is_found(report: Report, broken_set: Any) -> None:

@@ -21,6 +21,7 @@ from kinetext.doctor import Plan, Report
 from kinetext.doctor.findings import counted
 from kinetext.interfaces import Dataset, Task
 from kinetext.manifest import SPLITS, located
+from kinetext.manifest.writing import check_new
 from kinetext.report import shell
 from kinetext.train import Trainer
 from kinetext.types import DataError, KinetextError
@@ -56,9 +57,9 @@ def examine(source: Path, asked: Asked, bar: doctor.Bar | None = None) -> Report
         RecipeError: the recipe is wrong, or its data is no folder.
     """
     if asked.write:
-        doctor.check_target(asked.write)
+        check_new(asked.write, "write", (".csv",))
     if asked.report:
-        _check_page(asked.report)
+        check_new(asked.report, "report", (".html",))
     recipe = assemble.resolve(Recipe.load(asked.recipe)) if asked.recipe else None
     root, manifest = located(source)
     if manifest is None and recipe:
@@ -81,16 +82,6 @@ def examine(source: Path, asked: Asked, bar: doctor.Bar | None = None) -> Report
         except OSError as error:
             unwritten.append(f"report: {asked.report} can't be written ({error.strerror or error})")
     return replace(report, unwritten="; ".join(unwritten))
-
-
-def _check_page(path: Path) -> None:
-    """Refuses, by a DataError, a page that can't be written, before the work is done."""
-    if path.suffix != ".html":
-        raise DataError(f"report: {path}, expected a name that ends in .html")
-    if not path.parent.is_dir():
-        raise DataError(f"report: there is no folder {path.parent}")
-    if path.exists():
-        raise DataError(f"report: {path} is there already; choose another name")
 
 
 def lines(report: Report) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What is wrong with a dataset, said before it is trained on: its files, copies, splits, labels, texts and shortcuts."""
 
-from kinetext.doctor.cleaning import Change, check_target, clean, dropped
+from kinetext.doctor.cleaning import Change, clean, dropped
 from kinetext.doctor.examination import Bar, Report, examine, quick
 from kinetext.doctor.findings import SEVERITIES, Finding, Severity
 from kinetext.doctor.page import body
@@ -18,7 +18,6 @@ __all__ = [
     "Severity",
     "Shortcut",
     "body",
-    "check_target",
     "clean",
     "dropped",
     "examine",

@@ -14,7 +14,7 @@ from kinetext.doctor.splits import meeting
 from kinetext.doctor.subject import Subject
 from kinetext.manifest import SEPARATOR, SPLITS, Row
 from kinetext.manifest.examining import Examined
-from kinetext.manifest.writing import write_csv
+from kinetext.manifest.writing import check_new, write_csv
 from kinetext.runtime import whole_file
 from kinetext.types import DataError
 
@@ -44,16 +44,6 @@ class Change:
     what: str
 
 
-def check_target(path: Path) -> None:
-    """Refuses, by a DataError, a file that a cleaned table can't be written to."""
-    if path.suffix != ".csv":
-        raise DataError(f"write: {path}, expected a name that ends in .csv")
-    if not path.parent.is_dir():
-        raise DataError(f"write: there is no folder {path.parent}")
-    if path.exists():
-        raise DataError(f"write: {path} is there already; choose another name")
-
-
 def clean(examined: Examined, subject: Subject, findings: Sequence[Finding], path: Path) -> list[Change]:
     """Writes the table without rows that can't be used, without copies that are in an earlier split than another, and without
     rows of one clip that have different labels; class names that ``same_name`` takes for one become the most frequent of
@@ -69,7 +59,7 @@ def clean(examined: Examined, subject: Subject, findings: Sequence[Finding], pat
     Raises:
         DataError: the file is there already, has another ending, or can't be written; or no row is left.
     """
-    check_target(path)
+    check_new(path, "write", (".csv",))
     gone = dropped(subject, findings)
     names = {column: _names(subject, column) for column in subject.columns}
     changes = [Change(number, f"left out: {why}") for number, (_, why) in gone.items()]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from kinetext import manifest as tables
-from kinetext import video
 from kinetext.doctor import duplicates, files, labels, shortcut, splits, texts
 from kinetext.doctor.cleaning import Change
 from kinetext.doctor.facts import Range
@@ -19,6 +18,7 @@ from kinetext.doctor.shortcut import TOGETHER, Shortcut
 from kinetext.doctor.subject import Plan, Subject, part
 from kinetext.doctor.survey import survey
 from kinetext.manifest.examining import Examined
+from kinetext.manifest.layouts import clips
 from kinetext.types import DataError, Progress
 
 Bar = Callable[[str], AbstractContextManager[Progress]]
@@ -208,9 +208,5 @@ def _untracked(subject: Subject) -> list[str]:
     """Clips in the folder that no row names, nor the folder of pictures that they are in."""
     root = subject.table.root
     named = {(root / row.file).resolve() for row in subject.rows if row.file and row.number not in subject.broken}
-    there = (path for path in root.rglob("*") if path.suffix.lower() in video.SUFFIXES and path.is_file())
-    return sorted(
-        path.relative_to(root).as_posix()
-        for path in there
-        if not path.name.startswith(".") and path.resolve() not in named and path.parent.resolve() not in named
-    )
+    there = ((clip, (root / clip).resolve()) for clip in clips(root))
+    return [clip for clip, path in there if path not in named and (root / clip).parent.resolve() not in named]

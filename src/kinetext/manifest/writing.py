@@ -36,7 +36,7 @@ def check_new(path: Path, option: str = "out", suffixes: Sequence[str] = KINDS) 
     if not path.parent.is_dir():
         raise DataError(f"{option}: there is no folder {path.parent}")
     if path.exists():
-        raise DataError(f"{option}: {path} exists; delete it, or choose another name")
+        raise DataError(f"{option}: {path} is there already; choose another name")
 
 
 def write(path: Path, table: Raw) -> None:
