@@ -53,25 +53,6 @@ class _Files:
     texts: frozenset[tuple[str, ...]]
 
 
-def recognise(root: Path) -> Layout | None:
-    """The layout of a folder without a table; None where it has no texts beside clips, and less than two folders of clips.
-
-    Files and folders whose names begin with a dot are not looked at.
-
-    Raises:
-        DataError: it is a mixture of layouts.
-    """
-    files = _files(root)
-    if _has_pairs(files):
-        layout: Layout = "pairs"
-    elif len(_classes(files)) > 1:
-        layout = "classes"
-    else:
-        return None
-    _refuse_mixtures(root, files)
-    return layout
-
-
 def has_pairs(root: Path) -> bool:
     """Whether a clip under a folder has a text beside it."""
     return _has_pairs(_files(root))
@@ -86,23 +67,28 @@ def clips(root: Path) -> list[str]:
     return ["/".join(clip) for clip in _files(root).clips]
 
 
-def read(root: Path) -> Laid:
-    """Reads a folder whose layout is recognised as a table.
+def read(root: Path) -> Laid | None:
+    """Reads a folder without a table as one; None where it has no texts beside clips, and less than two folders of clips.
+
+    Files and folders whose names begin with a dot are not looked at.
 
     Raises:
-        DataError: a clip has no text, or a text no clip.
+        DataError: it is a mixture of layouts, a clip has no text, or a text no clip.
     """
     files = _files(root)
+    pairs = _has_pairs(files)
+    if not pairs and len(_classes(files)) < 2:
+        return None
+    _refuse_mixtures(root, files)
     table: dict[str, Sequence[str]] = {"file_name": ["/".join(clip) for clip in files.clips]}
     depth = _depth(files)
-    layout: Layout = "pairs" if _has_pairs(files) else "classes"
-    if layout == "pairs":
+    if pairs:
         table["text"] = _texts(root, files)
     else:
         table[LABEL] = [clip[depth] for clip in files.clips]
     if depth:
         table["split"] = [_SPLITS[clip[0].lower()] for clip in files.clips]
-    return Laid(layout, tuple(table), tuple(table.values()))
+    return Laid("pairs" if pairs else "classes", tuple(table), tuple(table.values()))
 
 
 def _has_pairs(files: _Files) -> bool:

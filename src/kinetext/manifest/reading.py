@@ -63,10 +63,10 @@ def no_collector() -> Iterator[None]:
 
 
 def find(root: Path, manifest: str | Path | None) -> Path:
-    """The table of a folder; the folder itself where its layout stands for one.
+    """The table of a folder; the folder itself where it has none, and its layout may stand for one.
 
     Raises:
-        DataError: there is none, or more than one.
+        DataError: there is no folder, or more than one table.
     """
     if not root.is_dir():
         raise DataError(f"root: no folder {str(root)!r}, expected one with clips and {joined(TABLES)}")
@@ -80,16 +80,13 @@ def find(root: Path, manifest: str | Path | None) -> Path:
     found = [name for name in TABLES if (root / name).is_file()]
     if len(found) == 1:
         return root / found[0]
-    if not found and layouts.recognise(root):
-        return root
     if (root / PACK).is_file():
         raise DataError(
             f"{root}: a pack of shards; expected the folder that it was made of, or, to train, data.name=shards"
         )
-    has, instead = f"has {joined(found)}", ""
-    if not found:
-        has, instead = "no table", f", or a layout without one: {'; '.join(layouts.LAYOUTS)}"
-    raise DataError(f"{root}: {has}, expected exactly one of {joined(TABLES)}{instead}")
+    if found:
+        raise DataError(f"{root}: has {joined(found)}, expected exactly one of {joined(TABLES)}")
+    return root
 
 
 @no_collector()
@@ -101,6 +98,11 @@ def read(path: Path) -> Raw:
     """
     if path.is_dir():
         laid = layouts.read(path)
+        if laid is None:
+            raise DataError(
+                f"{path}: no table, expected exactly one of {joined(TABLES)}, or a layout without one: "
+                f"{'; '.join(layouts.LAYOUTS)}"
+            )
         return Raw(laid.columns, laid.cells, laid.layout)
     try:
         return _READERS[path.suffix](path)
