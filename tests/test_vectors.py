@@ -48,6 +48,8 @@ def test_sequences_keep_their_steps(three: manifest.Manifest) -> None:
 
 def test_a_file_for_each_row(three: manifest.Manifest) -> None:
     vectors = manifest.Vectors(three, "file")
+    assert vectors.files(three) == ["one.npy", "two.npz"]
+    assert manifest.Vectors(three, "many.npz:b").files(three) == ["many.npz"]
     assert [None if (x := vectors.of(row)) is None else tuple(x.shape) for row in three.rows] == [(5, 4), (1, 4), None]
 
 

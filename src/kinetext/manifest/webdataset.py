@@ -42,6 +42,8 @@ def indexed(
     """
     given = {split: expanded(pattern) for split, pattern in patterns.items() if pattern}
     tars = [tar for found in given.values() for tar in found]
+    if not tars:
+        raise DataError("root: '', expected a folder that `kinetext data pack` made, or tars")
     splits = [split for split, found in given.items() for _ in found] if len(given) > 1 else [""] * len(tars)
     names, paths = _names(tars), list(_fetched(tars))
     state = [
