@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -127,9 +128,9 @@ class Scan:
         """What the header says or implies, before any packet is seen: an estimate; None where it says nothing."""
         rate = self.header.rate
         implied = round(self.promised * rate)
-        count = min(
-            self.header.frames or implied, implied or self.header.frames
-        )  # an edit list may show fewer than are there
+        count = self.header.frames or implied
+        if implied:
+            count = min(count, implied)  # an edit list may show fewer than are there
         seconds = self.promised or (float(count / rate) if rate else 0.0)
         if self._mark or not (count and seconds):
             return None
@@ -179,8 +180,9 @@ class Scan:
         slack = 0.75 * frame if stays else 0.1 * self.promised + 2 * frame
         if kind == "asf" and self.stream.codec_context.has_b_frames:
             slack += frame  # its duration counts the delay by which frames are decoded ahead
-        if end < self.promised - slack and not alone:
-            end = max(end, _heard(self.path, self.limits))  # sound may go on for longer
+        for begin in () if alone else (self.promised - 10, 0.0):
+            if end < self.promised - slack:
+                end = max(end, _heard(self.path, self.limits, begin))  # sound may go on for longer
         if end < self.promised - slack:
             raise VideoError(f"{self.path}: truncated: {end:.2f} of {self.promised:.2f} seconds are there")
 
@@ -221,10 +223,13 @@ def _stored(path: Path, limits: Limits) -> int:
         return sum(not packet.is_corrupt for packet in packets_of(container, stream))
 
 
-def _heard(path: Path, limits: Limits) -> float:
-    """Seconds at which the longest stream of a file ends, sound and subtitles among them; a packet that does not say stays for 0.1 s."""
+def _heard(path: Path, limits: Limits, begin: float) -> float:
+    """Seconds at which the last packet ends from ``begin`` on, of sound or whatever; one that does not say how long stays for 0.1 s."""
     end = 0.0
     with opened(path, limits) as (container, _), told(path):
+        if begin > 0:
+            with suppress(av.FFmpegError):  # where it can't be sought, it is read from the beginning
+                container.seek(int(begin * av.time_base))
         for packet in container.demux():
             if packet.pts is not None:
                 stays = float(packet.duration * packet.time_base) if packet.duration else 0.1
