@@ -84,7 +84,7 @@ class VideoFile:
         self.path, self.threads, self.limits = path, threads, limits
         self._open, self._busy, self._process, self._closed = ExitStack(), Lock(), os.getpid(), False
         self._key = REMEMBERED.key(path)
-        self.container, self.stream = self._open.enter_context(self._opened())
+        self.container, self.stream = self._open.enter_context(_unchanged(self.path, self.limits, self._key))
         known = REMEMBERED.get(self._key) if limits == LIMITS else None
         self._packets: list[Packet] | None = None
         self._used = False  # whether the container stands elsewhere than at its beginning
@@ -115,14 +115,6 @@ class VideoFile:
             self._closed, self._packets = True, None
             self._readings += 1
             self._open.close()
-
-    @contextmanager
-    def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
-        """The file, which must be the very one that was opened first, or has taken its place before that."""
-        with opened(self.path, self.limits) as found:
-            if REMEMBERED.key(self.path) != self._key:
-                raise VideoError(f"{self.path}: was changed while it was read; open it again")
-            yield found
 
     def _take(self, reading: int) -> None:
         """Takes the decoder, which is to be released again.
@@ -306,7 +298,7 @@ class VideoFile:
         """The packets from that of a key frame on, in the order of decoding, and the stream whose decoder takes them."""
         self._readings += 1
         if self.line.reconfigured:
-            container, stream = fresh.enter_context(self._opened())
+            container, stream = fresh.enter_context(_unchanged(self.path, self.limits, self._key))
             self._strict(stream)
             return stream, packets_of(container, stream)
         self.stream.codec_context.flush_buffers()
@@ -318,9 +310,18 @@ class VideoFile:
         begins, self._used = not self._used, True
         if (begins and not key) or (key and _sought(self.container, self.stream, pts or 0)):
             return self.stream, packets_of(self.container, self.stream)
-        container, stream = fresh.enter_context(self._opened())
+        container, stream = fresh.enter_context(_unchanged(self.path, self.limits, self._key))
         self._strict(stream)
         return stream, packets_of(container, stream)
+
+
+@contextmanager
+def _unchanged(path: Path, limits: Limits, key: tuple[object, ...]) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file, which must be the very one that was opened first, or has taken its place before that."""
+    with opened(path, limits) as found:
+        if REMEMBERED.key(path) != key:
+            raise VideoError(f"{path}: was changed while it was read; open it again")
+        yield found
 
 
 def _sought(container: InputContainer, stream: VideoStream, pts: int) -> bool:

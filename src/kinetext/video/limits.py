@@ -1,4 +1,4 @@
-"""What a file may hold to be read at all, decided before its frames are decoded."""
+"""What a file may hold to be read at all, decided before a frame of it is given."""
 
 from __future__ import annotations
 
