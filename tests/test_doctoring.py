@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from kinetext import assemble, runtime, train
 from kinetext.apps import doctoring
 from kinetext.assemble import checking
+from kinetext.cli import main
 from kinetext.config import Recipe
 from kinetext.types import DataError, RecipeError
 
@@ -111,15 +111,20 @@ def test_rows_are_counted_as_they_are_left_out(clips: Path, rows: list[dict[str,
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_what_was_found_is_said_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_what_was_found_is_said_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A table of which no row can be used: the page is there, and the findings come before the error."""
     table(tmp_path, [{"file_name": "gone.mp4", "label": "a"}])
     page = tmp_path / "page.html"
     words = ["doctor", str(tmp_path), "--write", str(tmp_path / "clean.csv"), "--report", str(page)]
-    done = subprocess.run([sys.executable, "-m", "kinetext", *words], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "file-missing" in done.stdout and done.stdout.splitlines()[-1] == str(page)
-    assert "no row of" in done.stderr and done.stderr.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["kinetext", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert "file-missing" in out and out.splitlines()[-1] == str(page)
+    assert "no row of" in err and err.count("\n") == 1
     assert "file-missing" in page.read_text(encoding="utf-8")
 
 

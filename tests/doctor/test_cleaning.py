@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from kinetext.cli import main
-from kinetext.doctor import examination
+from kinetext.doctor import examination, shortcut
 
 REPAIRED = {
     "row-broken", "range-empty", "range-outside", "file-missing", "file-empty", "file-audio-only", "file-truncated",
@@ -46,7 +46,9 @@ def everything(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def known(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tests of this file share what was found of the files."""
+    """All tests of this file share what was found of the files; shortcuts are looked for with few trees."""
+    monkeypatch.setattr(shortcut, "_TREES", 8)
+    monkeypatch.setattr(shortcut, "_TREES_OF_ONE", 4)
     cache = tmp_path_factory.getbasetemp() / "doctor cache"
     monkeypatch.setenv("KINETEXT_CACHE", str(cache))
 

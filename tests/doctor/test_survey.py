@@ -178,8 +178,11 @@ def test_a_name_that_no_file_can_have(root: Path) -> None:
     assert not found["0.mp4"].trouble
 
 
-def test_its_processes_end_with_it(root: Path) -> None:
-    """At once, also while whoever was interrupted still holds the traceback."""
+def test_its_processes_end_with_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, also while whoever was interrupted still holds the traceback. What they answer is the same for all files."""
+    answer = json.dumps({"facts": Facts("a digest", 1).to_json()})
+    program = f"import sys\nprint('ready', flush=True)\nfor line in sys.stdin: print({answer!r}, flush=True)"
+    monkeypatch.setattr(survey, "_PROGRAM", program)
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
