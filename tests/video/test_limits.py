@@ -69,7 +69,7 @@ def test_too_many_streams_are_refused(tmp_path: Path) -> None:
 def test_limits_say_what_is_legal(name: str, value: float) -> None:
     if (name, value) == ("seconds", 0.5):
         return
-    legal = "a finite number above 0" if name == "seconds" else "a whole number from 1 on"
+    legal = "a finite number more than 0" if name == "seconds" else "a whole number, 1 or more"
     with pytest.raises(DataError, match=rf"limits\.{name}: {value}, expected {legal}"):
         Limits(**{name: value})  # type: ignore[arg-type]
 

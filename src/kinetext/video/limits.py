@@ -37,9 +37,9 @@ class Limits:
             value = getattr(self, field.name)
             if field.name == "seconds":
                 if not 0 < value < math.inf:
-                    raise DataError(f"limits.seconds: {value}, expected a finite number above 0")
+                    raise DataError(f"limits.seconds: {value}, expected a finite number more than 0")
             elif not 1 <= value < math.inf or value != int(value):
-                raise DataError(f"limits.{field.name}: {value}, expected a whole number from 1 on")
+                raise DataError(f"limits.{field.name}: {value}, expected a whole number, 1 or more")
 
 
 LIMITS = Limits()
