@@ -170,14 +170,14 @@ def judged(path: Path) -> str:
 
 
 def refused(path: Path, said: str) -> str:
-    for wrong in ("died of", "not read within", "ended by itself", "is no result"):
+    for wrong in ("died of", "not read within", "ended by itself", "is no result", "does not answer"):
         if wrong in said:
             return f"! {said.replace(str(path), 'FILE')}"
     if re.search(rf"{re.escape(str(path))}: \w+\(", said):
         return f"! another exception: {said.replace(str(path), 'FILE')}"
     if not said.startswith(str(path)) or "\n" in said:
         return f"! a message that is not one line about the file: {said}"
-    return "refused: needs too much memory" if "(memory)" in said else "refused"
+    return "refused: needs too much memory" if "MiB of memory" in said else "refused"
 
 
 def apart(check: Callable[[], str]) -> str:

@@ -192,7 +192,7 @@ def _hurry(sock: socket.socket, until: float) -> None:
 
 def _check_end(path: str | Path, ended: Mapping[str, Any], bounds: Bounds) -> None:
     if ended["late"]:
-        raise VideoError(f"{path}: not read in isolation within {bounds.seconds:g} s, given up")
+        raise VideoError(f"{path}: not read within {bounds.seconds:g} s in isolation, given up")
     if number := ended["signal"]:
         raise VideoError(f"{path}: the decoder's process died of {signal.Signals(number).name}, reading this file")
     if ended["code"]:
