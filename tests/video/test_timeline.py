@@ -232,6 +232,22 @@ def test_a_transport_stream_that_begins_in_mid_group(tmp_path: Path, codec: str)
     assert all(np.array_equal(a[1], b[1]) for a, b in zip(plain(whole)[-count:], plain(late), strict=True))
 
 
+def test_a_first_frame_that_is_damaged_is_not_passed_over(tmp_path: Path) -> None:
+    """It no longer looks like a key frame; only transport streams may begin without one. Found by fuzzing."""
+    path = encode(tmp_path / "clip.mkv", moving(), options={"bf": "0", "x264-params": "scenecut=0"})
+    with av.open(str(path)) as container:
+        first = bytes(next(container.demux(video=0)))
+    data = bytearray(path.read_bytes())
+    at = data.index(first)
+    data[at - 1] &= 0x7F  # of its block: no key frame
+    data[at + len(first) // 2 : at + len(first)] = bytes(len(first) - len(first) // 2)
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        assert not next(container.demux(video=0)).is_keyframe
+    with pytest.raises(VideoError, match="frame 0 of 40 can't be decoded"):
+        video.probe(path)
+
+
 def moving() -> Tensor:
     """A square that goes down to the right, so that pictures refer to each other."""
     pixels = torch.full((40, 48, 64, 3), 120, dtype=torch.uint8)

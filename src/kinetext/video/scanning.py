@@ -194,11 +194,13 @@ class Scan:
         return 0, 1 / ((self.header.rate or 25) * self.unit)
 
     def _decodable(self, pts: list[int]) -> list[int]:
-        """Without the pictures at the beginning that refer to others which are not in the file, where a decoder tells."""
+        """Without the pictures at the beginning of a transport stream that refer to others before it, where a decoder tells.
+
+        Such a stream may be cut anywhere; in other containers it is damage.
+        """
         keys = [packet.pts for packet in self.shown if packet.key and packet.pts is not None]
-        if not (self.headless and keys and self.codec in TELLING):
+        if not (self.headless and keys and self.codec in TELLING and self.header.container == "mpegts"):
             return pts
-        self.headless = False
         first = _first(self.path, self.limits, keys[0])
         return [at for at in pts if at >= first]
 
@@ -212,7 +214,9 @@ class Scan:
         keys = sorted(packet.pts for packet in self.shown if packet.key and packet.pts is not None)
         keys = [key for key in keys if key >= pts[0]]
         times = (np.array(pts) - pts[0]) * unit.numerator / unit.denominator
-        headless = self.headless and bool(keys)  # some containers mark no key frames at all
+        headless = (
+            self.headless and bool(keys) and self.codec not in TELLING
+        )  # some containers mark no key frames at all
         numbers, seconds = np.searchsorted(pts, keys), float(duration)
         return Timeline(times, np.array(pts), numbers, fps, seconds, self.header, headless, self.reconfigured)
 
