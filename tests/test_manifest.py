@@ -100,6 +100,11 @@ def test_csv_jsonl_and_parquet_say_the_same(tmp_path: Path) -> None:
         ("file_name\na.mp4\nc.mp4\nd.mp4\n", r"2 of 3 files are not in .*: c\.mp4, d\.mp4"),
         ("file_name\n../a.mp4\n", r"row 1: file_name '\.\./a\.mp4' leads out of the root"),
         ("file_name\nx/../../a.mp4\n", "leads out of the root"),
+        (
+            "file_name\nx/../a.mp4\n",
+            r"row 1: file_name 'x/\.\./a\.mp4' goes back by '\.\.', expected a path without it",
+        ),
+        ("file_name\n./\n", r"row 1: file_name '\./' is the root itself"),
         ("file_name\nx/..//../a.mp4\n", "leads out of the root"),
         (
             "file_name,text\nb.mp4,x\n" + "a person waves " * 30 + ",a.mp4\n",
@@ -170,7 +175,7 @@ def test_bytes_that_are_no_table_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_has_one_name(tmp_path: Path) -> None:
     """Rows that spell one file differently stay together, whichever way rows are checked."""
-    spelled = ["a.mp4", "./a.mp4", "x/../a.mp4", "x//./b.mp4", "x/b.mp4", "./x/../x/b.mp4", "x/c.mp4"]
+    spelled = ["a.mp4", "./a.mp4", ".//./a.mp4", "x//./b.mp4", "x/b.mp4", "./x/.//b.mp4", "x/c.mp4"]
     url = "https://host.org/x/../a//b.mp4"
     files = ("a.mp4", "x/b.mp4", "x/c.mp4")
     lines = "\n".join(f"{file},1" for file in (*spelled, url))

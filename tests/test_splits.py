@@ -87,3 +87,21 @@ def test_added_rows_move_no_other_unless_they_bind_groups(tmp_path: Path) -> Non
     assert made(*lines, *(f"{number}.mp4," for number in range(60)))[:60] == before, "the same files once more"
     moved = made(*lines, "0.mp4,g7")[:60]
     assert {at for at, (one, two) in enumerate(zip(moved, before, strict=True)) if one != two} <= {0}
+
+
+def test_a_split_that_spells_files_otherwise_still_fits(tmp_path: Path) -> None:
+    """It was made when "./0.mp4" was called so; the rows are the same."""
+    files = [f"./{number}.mp4" for number in range(12)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name", *files]), encoding="utf-8")
+    for file in files:
+        (tmp_path / file).touch()
+    made = with_splits(load(tmp_path), seed=0)
+    path = tmp_path / "splits.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[1].startswith("0.mp4,1,0.mp4,")
+    old = [
+        lines[0],
+        *(f"./{file},{row},./{group},{split}" for file, row, group, split in (one.split(",") for one in lines[1:])),
+    ]
+    path.write_text("\n".join(old), encoding="utf-8")
+    assert with_splits(load(tmp_path), seed=1).rows == made.rows

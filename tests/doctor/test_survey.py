@@ -178,6 +178,14 @@ def test_a_name_that_no_file_can_have(root: Path) -> None:
     assert not found["0.mp4"].trouble
 
 
+def test_what_lies_in_the_folder_is_no_code(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset of strangers may hold a platform.py."""
+    (tmp_path / "platform.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w'); raise RuntimeError('executed')")
+    monkeypatch.chdir(tmp_path)
+    found = survey.survey(root, ranges(root), processes=2)
+    assert len(found) == len(ranges(root)) and not (tmp_path / "ran").exists()
+
+
 def test_its_processes_end_with_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, also while whoever was interrupted still holds the traceback. What they answer is the same for all files."""
     answer = json.dumps({"facts": Facts("a digest", 1).to_json()})

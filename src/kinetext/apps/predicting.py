@@ -47,7 +47,7 @@ def predict(
     workers: int | None = None,
 ) -> Predicted:
     """Reads every row of ``source`` and writes ``out``: a row each, with its file, text, start, end and the other cells of
-    the table as text, then for a column of labels the class, ``COLUMN/CLASS`` for the probability of every class, or for a
+    the table (a weight as a number, all else as text), then for a column of labels the class, ``COLUMN/CLASS`` for the probability of every class, or for a
     column of numbers the number. What the table says in columns that the model answers is left out. A row that can't be
     read has no answers, and says why in the column ``error`` (``error_`` where there is a column of that name).
 

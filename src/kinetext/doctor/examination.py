@@ -79,6 +79,7 @@ class Report:
             "balance": self.balance,
             "shortcuts": [_shortcut(one) for one in self.shortcuts],
             "changes": [{"row": one.row, "what": one.what} for one in self.changes],
+            "unwritten": self.unwritten,
             "recipe": dict(self.trial),
         }
 
@@ -113,7 +114,7 @@ def examine(
         manifest: the table, relative to ``root`` or absolute; None finds it.
         plan: what the data is meant for; None where nothing is decided.
         cache: a folder for what is found of files; None keeps nothing.
-        processes: that read files, 0 is as many as the machine has cores.
+        processes: that read files, 0 is as many as the machine has cores where files are many or large, else one.
         bar: makes a progress line of a name.
 
     Raises:

@@ -212,9 +212,9 @@ class _Reader:
 
 
 def _launched() -> subprocess.Popen[str]:
-    """A process that gets ready to read files."""
+    """A process that gets ready to read files; what lies in the folder that it is called in, maybe a stranger's, is no code."""
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM],
+        [sys.executable, "-P", "-c", _PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

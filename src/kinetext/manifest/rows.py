@@ -152,7 +152,7 @@ def escapes(file: str) -> list[str]:
     """A file outside the root is refused, also where it exists: a table must not reach into other folders, and a URL
     not into the machine's own files.
     """
-    if len(file) < 64 and ".." not in file and "://" not in file and "\0" not in file and file[:1] != "/":
+    if len(file) < 64 and ".." not in file and "://" not in file and "\0" not in file and file[:1] not in ("/", "."):
         return []  # nearly all, fast
     if "\0" in file:
         return [f"file_name {file!r} has a zero byte"]
@@ -171,14 +171,18 @@ def escapes(file: str) -> list[str]:
         depth += -1 if part == ".." else part not in ("", ".")
         if depth < 0 or file.startswith("/"):
             return [f"file_name {file!r} leads out of the root, expected a path inside it"]
+    if ".." in file.split("/"):  # what it means depends on whether the folder before it is a link
+        return [f"file_name {file!r} goes back by '..', expected a path without it"]
+    if plain(file) == ".":
+        return [f"file_name {file!r} is the root itself, expected a path inside it"]
     return []
 
 
 def plain(file: str) -> str:
-    """The one name of a file that does not lead out of the root: "x/../a.mp4" and "./a.mp4" are "a.mp4"; a URL is as it is."""
+    """The one name of a file, for one that ``escapes`` nothing: "./a.mp4" and ".//a.mp4" are "a.mp4"; a URL is as it is."""
     return normpath(file) if is_roundabout(file) and not is_elsewhere(file) else file
 
 
 def is_roundabout(file: str) -> bool:
     """Whether a path may have another spelling; true of URLs, too."""
-    return "./" in file or "//" in file or file.endswith(("/", "/.", "/.."))
+    return "./" in file or "//" in file or file.endswith(("/", "/."))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from kinetext.manifest.reading import no_collector
-from kinetext.manifest.rows import SPLITS, Row, Split
+from kinetext.manifest.rows import SPLITS, Row, Split, plain
 from kinetext.manifest.table import Manifest
 from kinetext.manifest.writing import write_csv
 from kinetext.runtime import seed_of, whole_file
@@ -84,7 +84,7 @@ def with_val(manifest: Manifest, share: float, *, seed: int) -> Manifest:
     """The manifest with ``share`` of its train rows as val, whole groups drawn by ``seed``, for a table whose own splits
     have no val.
 
-    A group that would make val more than twice as large as asked for, or train less than half, stays in train. Where every
+    A group that would make val more than twice as large as asked for, or train less than half as large, stays in train. Where every
     group would, val is the smallest; one group always stays.
 
     Raises:
@@ -227,7 +227,7 @@ def _stored(path: Path, manifest: Manifest) -> list[Split]:
     expected = [_name(row) for row in manifest.rows]
     if tuple(header) != _HEADER or any(len(line) != len(_HEADER) or line[3] not in SPLITS for line in lines):
         raise DataError(f"{path}: expected the columns {joined(_HEADER)}; delete it to make a new split")
-    found = [(line[0], line[1], line[2]) for line in lines]
+    found = [(plain(line[0]), line[1], plain(line[2]) if line[2] == line[0] else line[2]) for line in lines]
     if found != expected:
         changed = [e for f, e in zip(found, expected, strict=False) if f != e]
         where = f"row {changed[0][1]}" if changed else f"{len(found)} rows there, {len(expected)} here"

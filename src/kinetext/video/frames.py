@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -82,7 +82,7 @@ class VideoFile:
 
     def __init__(self, path: Path, *, threads: int = 0, limits: Limits = LIMITS) -> None:
         self.path, self.threads, self.limits = path, threads, limits
-        self._open, self._busy, self._process, self._closed = ExitStack(), Lock(), os.getpid(), False
+        self._open, self._busy, self._process, self._closed = ExitStack(), RLock(), os.getpid(), False
         self._key = REMEMBERED.key(path)
         self.container, self.stream = self._open.enter_context(_unchanged(self.path, self.limits, self._key))
         known = REMEMBERED.get(self._key) if limits == LIMITS else None
@@ -117,7 +117,7 @@ class VideoFile:
             self._open.close()
 
     def _take(self, reading: int) -> None:
-        """Takes the decoder, which is to be released again.
+        """Takes the decoder, which is to be released again. Where Ctrl-C comes in between, this thread still has it.
 
         Raises:
             DataError: another reading has begun since ``reading``, or has it; or the file is closed.
@@ -164,9 +164,9 @@ class VideoFile:
                     kept.append(packet)
                 else:
                     kept.clear()
-        self._used = True
-        self._packets = kept if size <= _KEPT else None
-        return scan.line()
+        self._used, line = True, scan.line()
+        self._packets = kept if size <= _KEPT and not line.reconfigured else None
+        return line
 
     def _strict(self, stream: VideoStream) -> None:
         """The decoder as ``strict`` has it, with its threads."""

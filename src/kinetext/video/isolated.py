@@ -36,7 +36,6 @@ from kinetext.video.probing import VideoInfo
 from kinetext.video.reader import to_float
 
 Name = Literal["probe", "extent", "read_clip"]
-_MIB = 1 << 20
 _PATIENCE = 30.0  # seconds that the waiting process may take beyond those of the file
 _START = 300.0  # seconds to import everything, from a slow disk
 

@@ -219,11 +219,12 @@ class VideoReader:
         times = Counter(numbers) if len(once) < len(numbers) else {}
         size: tuple[int, ...] = ()
         for number, frame in self._decoded(once):
+            self._open()  # whoever decodes, nothing is read once it is closed
             pixels = self._shaper(frame)
             size = self._one_size(size or pixels.shape, pixels.shape)
-            yield number, pixels
             for _ in range(1, times.get(number, 1)):
                 yield number, pixels.copy()  # who takes it may write in it
+            yield number, pixels
 
     def _decoded(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         if self.decoder != "torchcodec":
