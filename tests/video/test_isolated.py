@@ -22,7 +22,7 @@ import torch
 
 from kinetext import video
 from kinetext.types import DataError
-from kinetext.video import isolated
+from kinetext.video import VideoError, isolated
 from kinetext.video.frames import VideoFile
 from kinetext.video.isolated import Bounds
 
@@ -92,6 +92,16 @@ def test_errors_are_those_of_here(clip: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError) as there:
             isolated.call("read_clip", path, options)
         assert (type(there.value), str(there.value)) == (type(here.value), str(here.value))
+
+
+def test_an_error_names_the_file_as_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torn.mp4").write_bytes(b"no video")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VideoError) as here:
+        video.probe("torn.mp4")
+    with pytest.raises(VideoError) as there:
+        video.probe("torn.mp4", isolated=True)
+    assert str(here.value) == str(there.value) and str(here.value).startswith("torn.mp4: ")
 
 
 def test_a_bomb_is_one_error(tmp_path: Path, clip: Path) -> None:
@@ -196,7 +206,7 @@ def test_nothing_outlives_who_asked(clip: Path, long: Path) -> None:
     """Not while it reads, and not with another process alive that was forked from who asked."""
     code = f"""
 import os, time
-from kinetext.video import isolated
+from kinetext.video import VideoError, isolated
 isolated.call("probe", {str(clip)!r}, {{}})
 child = os.fork()
 if child == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -53,9 +54,10 @@ def parsed(line: bytes | bytearray) -> dict[str, Any]:
 
 
 def error(path: str | Path, head: Mapping[str, Any], memory: int) -> DataError | None:
-    """The error that an answer tells of."""
+    """The error that an answer tells of; it names the file as it was asked for."""
     if kind := head.get("error"):
-        return KINDS.get(str(kind), VideoError)(str(head.get("text", f"{path}: can't be read"))[:_TEXT])
+        text = str(head.get("text", f"{path}: can't be read"))[:_TEXT]
+        return KINDS.get(str(kind), VideoError)(text.replace(os.path.abspath(path), str(path)))
     if head.get("memory"):
         return VideoError(f"{path}: needs more than {memory} MiB of memory to be read in isolation, given up")
     return None
