@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -229,6 +231,32 @@ def test_chunks_of_large_clips_are_not_joined(tmp_path: Path) -> None:
     part = library.Dataset(whole, fingerprint="large").cast_column("clip", library.Video(decode=False))
     with pytest.raises(DataError, match=r"clip: row 3 of .* names the file '/etc/passwd'"):
         module._check_files(str(tmp_path), part, "clip")
+
+
+def test_clips_are_one_only_where_every_byte_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films without compression begin and end alike: with a header and black, with black and an index of equal frames."""
+    begin, end = b"b" * 2**16, b"e" * 2**16
+    one, two, alone = (begin + bytes([number]) * size + end for number, size in ((1, 2**16), (2, 2**16), (1, 2**15)))
+    schema = library.Features(clip=library.Video(), text=library.Value("string")).arrow_schema
+
+    def part(*films: bytes | None) -> Any:
+        cells = [None if film is None else {"bytes": film, "path": None} for film in films]
+        chunks = [pyarrow.array([cell], schema.field("clip").type) for cell in cells]
+        whole = pyarrow.table([pyarrow.chunked_array(chunks), [f"text {n}" for n in range(len(films))]], schema=schema)
+        return library.Dataset(whole, fingerprint="films").cast_column("clip", library.Video(decode=False))
+
+    parts = {"train": part(one, None, alone), "val": part(two, one, two), "test": part(b"", b"", one)}
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        module, "hashlib", SimpleNamespace(sha256=lambda data: (sizes.append(len(data)), hashlib.sha256(data))[1])
+    )
+    rows, _ = module._rows("films", parts, "clip", {"text": "text"}, ())
+    assert [row.get("file_name") for row in rows] == [
+        "train/000000", None, "train/000002",
+        "val/000000", "train/000000", "val/000000",
+        "test/000000", "test/000000", "train/000000",
+    ]  # fmt: skip
+    assert sizes.count(len(one)) == 5 and len(alone) not in sizes  # only films that may be one are read whole
 
 
 def test_a_number_that_is_none_is_an_empty_cell(tmp_path: Path) -> None:

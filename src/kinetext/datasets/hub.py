@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -259,7 +259,7 @@ def _rows(
     """The rows of all splits as cells, and where each comes from: split, and place in it."""
     rows: list[dict[str, str]] = []
     places: list[tuple[str, int]] = []
-    names: dict[Any, str] = {}
+    names = _Names()
     for split, part in parts.items():
         readers = {name: _reader(feature) for name, feature in part.features.items() if name not in (video, *_OWN)}
         columns = [name for name, read in readers.items() if read]
@@ -279,17 +279,16 @@ def _rows(
     return rows, places
 
 
-def _clips(part: Any, video: str, split: str, names: dict[Any, str]) -> Iterator[str]:
+def _clips(part: Any, video: str, split: str, names: _Names) -> Iterator[str]:
     """A name for the clip of every row, that of the first row with this clip, so that its rows stay together; "" for none."""
     column = part.select_columns([video]).with_format("arrow")
     for first in range(0, len(part), _CHUNK):
         for at, clip in enumerate(column[first : first + _CHUNK][video], first):
             content, path = (clip[field] for field in ("bytes", "path")) if clip.is_valid else (clip, clip)
-            if content.is_valid or path.is_valid:
-                told = _told(content.as_buffer()) if content.is_valid else path.as_py()
-                yield names.setdefault(told, f"{split}/{at:06}")
+            if content.is_valid:
+                yield names.of_bytes(content.as_buffer(), _Place(column, video, at), f"{split}/{at:06}")
             else:
-                yield ""
+                yield names.of_file(path.as_py(), f"{split}/{at:06}") if path.is_valid else ""
 
 
 def _check_files(source: str, part: Any, video: str) -> None:
@@ -322,11 +321,43 @@ def _homes(source: str) -> list[Path]:
     return list(dict.fromkeys(home.resolve() for home in homes))
 
 
-def _told(content: Any) -> tuple[int, bytes]:
-    """What tells bytes from others: their number and both ends. To read them all would be to read the whole dataset, and
-    two clips that are taken for one merely stay together.
+@dataclass(frozen=True)
+class _Place:
+    """Where the bytes of a clip are."""
+
+    column: Any
+    video: str
+    row: int
+
+    def bytes(self) -> Any:
+        (clip,) = self.column[self.row : self.row + 1][self.video]
+        return clip["bytes"].as_buffer()
+
+
+class _Names:
+    """Names of clips: each has that of the first row with the very same bytes, or file.
+
+    Most clips are told from others by their number of bytes and both ends; to read all of them would be to read the whole
+    dataset. Where these come again, as in films without compression that begin and end in black, every byte counts.
     """
-    return content.size, hashlib.sha256(bytes(content[:_ENDS]) + bytes(content[-_ENDS:])).digest()
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+        self._first: dict[tuple[int, bytes], tuple[_Place, str] | None] = {}  # None: it stands in what follows
+        self._whole: dict[bytes, str] = {}
+
+    def of_file(self, path: str, name: str) -> str:
+        return self._files.setdefault(path, name)
+
+    def of_bytes(self, content: Any, place: _Place, name: str) -> str:
+        ends = content.size, hashlib.sha256(bytes(content[:_ENDS]) + bytes(content[-_ENDS:])).digest()
+        if ends not in self._first:
+            self._first[ends] = place, name
+            return name
+        if first := self._first[ends]:
+            self._whole[hashlib.sha256(first[0].bytes()).digest()] = first[1]
+            self._first[ends] = None
+        return self._whole.setdefault(hashlib.sha256(content).digest(), name)
 
 
 def _reader(feature: Any) -> Any:
