@@ -207,6 +207,36 @@ def test_clips_that_change_after_a_pack_is_whole_are_noticed(root: Path, tmp_pat
     assert content(out) == before
 
 
+def test_packs_of_earlier_code_are_told_by_what_made_them(root: Path, tmp_path: Path) -> None:
+    """They have no hash of their clips, and what is not known to have changed is not said to have."""
+    out, note = tmp_path / "out", tmp_path / "out" / "pack.json"
+    pack(root, out, SMALL)
+    recipe = json.loads(note.read_text(encoding="utf-8"))
+    clips = recipe["source"].pop("clips")
+    note.write_text(json.dumps(recipe), encoding="utf-8")
+    pack(root, out, SMALL)
+    recipe["source"]["clips"] = clips[::-1]
+    recipe["versions"]["av"] = "1.0"
+    note.write_text(json.dumps(recipe), encoding="utf-8")
+    with pytest.raises(DataError, match=r"was packed with av '1\.0', now it is"):
+        pack(root, out, SMALL)
+
+
+def test_an_unfinished_pack_of_earlier_code_is_not_said_to_have_changed(root: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 11:  # the first shard is whole by then
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(root, tmp_path / "out", SMALL, progress=stop)
+    note = tmp_path / "out" / "unfinished.json"
+    begun = json.loads(note.read_text(encoding="utf-8"))
+    del begun["recipe"]["source"]["clips"]
+    note.write_text(json.dumps(begun | {"files": "told otherwise then"}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"out: was begun by earlier code, .*; choose another folder, or delete it$"):
+        pack(root, tmp_path / "out", SMALL)
+
+
 def test_an_unfinished_pack_of_pictures_is_not_gone_on_with_after_one_changed(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()

@@ -30,6 +30,7 @@ from kinetext.types import DataError, KinetextError, Progress, check_between
 _BEGUN = "unfinished.json"  # what a pack that is not whole yet is made with
 _ELSE = "choose another folder, or delete it"
 _CHANGED = f"clips were changed since this pack was begun; {_ELSE}"
+_EARLIER = f"was begun by earlier code, which told changes of clips otherwise; {_ELSE}"
 _MOST_FRAMES = 2**14  # of a packed clip, which is decoded as a whole
 
 
@@ -202,19 +203,19 @@ def _begin(out: Path, rows: Manifest, recipe: Mapping[str, Any]) -> dict[str, An
         return fresh
     _check_same(out, begun["recipe"], recipe)
     if begun["files"] != state:
-        raise DataError(f"{out}: {_CHANGED}")
+        raise DataError(f"{out}: {_CHANGED if 'clips' in begun['recipe']['source'] else _EARLIER}")
     return cast("dict[str, Any]", begun)
 
 
 def _check_same(out: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuses to go on with what was packed otherwise."""
-    for part in ("options", "source", "versions", "latents"):
+    for part in ("versions", "options", "source", "latents"):
         for name in dict.fromkeys([*asked[part], *there[part]]):
             was, now = there[part].get(name), asked[part].get(name)
-            if was != now and name == "clips":
-                raise DataError(f"{out}: {_CHANGED}")
-            if was != now:
-                raise DataError(f"{out}: was packed with {name} {was!r}, now it is {now!r}; {_ELSE}")
+            if was == now or (name == "clips" and was is None):  # of a pack that earlier code made nobody knows
+                continue
+            said = _CHANGED if name == "clips" else f"was packed with {name} {was!r}, now it is {now!r}; {_ELSE}"
+            raise DataError(f"{out}: {said}")
 
 
 def _note(path: Path, value: Mapping[str, Any]) -> None:
