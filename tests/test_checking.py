@@ -12,6 +12,7 @@ import pytest
 import datasets as library
 from kinetext import assemble
 from kinetext.config import Recipe
+from kinetext.datasets.shards import Shards
 from kinetext.types import DataError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -48,6 +49,26 @@ def test_a_group_in_tars_of_two_splits(tmp_path: Path) -> None:
         said(TEXTS, *leaking)
     assert "kinetext doctor" not in str(told.value) and "\n" not in str(told.value)
     said(TEXTS, *leaking, "data.folds=2")
+
+
+def test_a_field_of_tars_that_is_called_group_need_not_be_one(tmp_path: Path) -> None:
+    """Others mean what they like by it, such as a category that every split has."""
+    for name in ("train", "val"):
+        cells = [{"group": "ab"[n % 2], "label": "xy"[n % 2], "who": f"{name} {n // 2}"} for n in range(6)]
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for number, one in enumerate(cells):
+                for kind, data in (("txt", f"a text {name} {number}"), ("json", json.dumps(one))):
+                    member = tarfile.TarInfo(f"{number}.{kind}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data.encode()))
+    options = ["data.name=shards", f"data.root={tmp_path}/train.tar", f"data.val={tmp_path}/val.tar"]
+    with pytest.raises(DataError, match=r"2 groups are in more than one split .*data\.group \(\"\" is none\)"):
+        said(TEXTS, *options)
+    for group, names in (("", [""] * 6), ("who", [f"train {n // 2}" for n in range(6)])):
+        assert not any("split" in line for line in said(TEXTS, *options, f"data.group={group}"))
+        tars = Shards(root=f"{tmp_path}/train.tar", val=f"{tmp_path}/val.tar", group=group)
+        assert [row.group for row in tars.rows] == names
+    assert Shards(root=f"{tmp_path}/train.tar", val=f"{tmp_path}/val.tar").rows[1].group == "b"
 
 
 @pytest.fixture

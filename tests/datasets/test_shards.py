@@ -111,6 +111,7 @@ def test_what_was_packed_otherwise_is_refused(root: Path, exact: Path, tmp_path:
         ({"fit": "squash"}, "fit: 'squash', but .* was packed with 'crop'"),
         ({"region": (0.0, 0.0, 0.5, 1.0)}, "region: .* was packed with"),
         ({"val": "x.tar"}, "val and test: 'x.tar', but .* is a pack"),
+        ({"group": ""}, "group: '', but .* is a pack, which has its groups; expected 'group'"),
         ({"split": "test"}, "has no test rows"),
         ({"targets": ("labels",)}, "no label column 'labels', did you mean 'label'"),
         ({"sampling": "random"}, "needs clip_seconds"),
@@ -279,6 +280,8 @@ def test_frames_as_pictures_and_our_own_tars_by_name(root: Path, exact: Path, tm
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
+    with pytest.raises(DataError, match=r"group: no sample of .*images\.tar has 'who'; they have split, what"):
+        Shards(root=str(tmp_path / "images.tar"), split="val", group="who")
     still = Shards(root=str(tmp_path / "images.tar"), split="val", num_frames=2, size=8, targets=("what",))[0]
     assert still.video is not None and still.labels == {"what": ("cat",)}
     assert torch.allclose(still.video[:, :, 4, 4].T, torch.tensor([1.0, -1.0, -1.0]).expand(2, 3), atol=0.02)
@@ -376,17 +379,3 @@ def test_a_member_is_read_though_the_system_gives_less_at_a_time(
     assert pieces.read(0, 3, 5000) == content[3:5003]
     with pytest.raises(DataError, match=r"a.tar: ends at byte 5120, expected 3 more"):
         pieces.read(0, 123, 5000)
-
-
-def test_tars_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, own_cache: None) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(picture, "PNG")
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        write_tar(tmp_path / folder / "0.tar", {f"{i}.png": picture.getvalue() for i in range(3)})
-        fsspec.filesystem("memory").pipe(f"/{folder}/0.tar", (tmp_path / folder / "0.tar").read_bytes())
-    for home in (f"{tmp_path}/", "memory://"):
-        train, val = (Shards(root=f"{home}a/0.tar", val=f"{home}b/0.tar", split=s) for s in ("train", "val"))
-        assert train.rows[0].file == "a/0.tar/0" and val.rows[0].file == "b/0.tar/0"
-        assert not {train[i].group for i in range(3)} & {val[i].group for i in range(3)}
-        assert Shards(root=f"{home}a/0.tar", folds=2).selected.table.rows[0].file == "0.tar/0"

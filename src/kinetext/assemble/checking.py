@@ -81,7 +81,7 @@ def _stops(recipe: Recipe, data: Folder | Hub | Shards, one: Finding) -> str:
     mend = "Mend the dataset"
     if isinstance(data, Shards) and data.packed:
         mend = "Mend the folder that was packed (`kinetext doctor` finds all of it) and pack it again"
-    elif isinstance(data, Hub) and one.code == "group-across-splits":
+    elif one.code == "group-across-splits":
         mend += ', or name another column in data.group ("" is none) where this one says something else'
     return (
         f"{place}: {one.line()} Rows count over all splits. {mend}; or set data.folds, which takes no splits from it and "

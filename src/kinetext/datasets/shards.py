@@ -42,6 +42,7 @@ class Shards(Dataset):
         test: tars of the test split.
         split: "train", "val" or "test"; where nothing says the split of a sample, one is made by group, 80 / 10 / 10.
         text: column that holds the text; "" for none.
+        group: column that says who or where a sample is from; "" for none. Of a pack, "group": it has that of its folder.
         targets: label columns to learn.
         multi: which of ``targets`` may hold several classes, separated by "|" or in a list.
         numeric: which of ``targets`` hold numbers, for regression.
@@ -73,6 +74,7 @@ class Shards(Dataset):
         test: str = "",
         split: Literal["train", "val", "test"] = "train",
         text: str = "text",
+        group: str = "group",
         targets: tuple[str, ...] = (),
         multi: tuple[str, ...] = (),
         numeric: tuple[str, ...] = (),
@@ -104,12 +106,12 @@ class Shards(Dataset):
         self.latents: Mapping[str, Any] | None = None  # what made those that were packed beside the clips
         if self.packed:
             pack = packed.Pack.open(Path(root))
-            _check_pack(root, pack, self.look, val or test)
+            _check_pack(root, pack, self.look, val or test, group)
             self.latents = pack.recipe.get("latents")
             table, self.index, paths, side = pack.table(multi), pack.index, pack.paths(), pack.recipe["options"]["size"]
         else:
             patterns: dict[tables.Split, str] = {"train": root, "val": val, "test": test}
-            table, self.index, paths = webdataset.indexed(patterns, multi, video.SUFFIXES)
+            table, self.index, paths = webdataset.indexed(patterns, multi, video.SUFFIXES, group)
         self.pieces = tars.Pieces(paths)
         self.selected = tables.Selection(
             table, split, text=text, targets=targets, multi=multi, numeric=numeric, val_share=val_share,
@@ -240,10 +242,12 @@ class Shards(Dataset):
         return np.clip(np.round(share * frames), 1, frames).astype(np.int64)
 
 
-def _check_pack(root: str, pack: packed.Pack, look: video.Look, patterns: str) -> None:
+def _check_pack(root: str, pack: packed.Pack, look: video.Look, patterns: str, group: str) -> None:
     """Refuses what can't be had of clips that are packed already."""
     if patterns:
         raise DataError(f"val and test: {patterns!r}, but {root} is a pack, which has all of its splits; expected none")
+    if group != "group":
+        raise DataError(f"group: {group!r}, but {root} is a pack, which has its groups; expected 'group'")
     made = pack.recipe["options"]
     for name, asked in (("fit", look.fit), ("region", list(look.region))):
         if asked != made[name]:

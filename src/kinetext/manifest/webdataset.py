@@ -18,7 +18,7 @@ from kinetext.manifest.rows import Split, cell, check_row, is_elsewhere
 from kinetext.manifest.table import Manifest, load
 from kinetext.manifest.tars import Piece, Pieces, pieces
 from kinetext.runtime import cache_folder
-from kinetext.types import DataError, joined
+from kinetext.types import DataError, joined, suggest
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -27,7 +27,7 @@ _VERSION = 2  # of what stands in an index
 
 
 def indexed(
-    patterns: Mapping[Split, str], multi: Sequence[str], suffixes: Sequence[str]
+    patterns: Mapping[Split, str], multi: Sequence[str], suffixes: Sequence[str], group: str = "group"
 ) -> tuple[Manifest, Index, list[Path]]:
     """The samples of tars, where they are, and the tars; remembered in the cache until a tar changes.
 
@@ -36,27 +36,27 @@ def indexed(
             train are given, a column "split" in their samples says which split they belong to.
         multi: label columns whose cells hold several classes.
         suffixes: of members that are clips, such as ".mp4".
+        group: the column that says who or where a sample is from; "" for none.
 
     Raises:
-        DataError: there are none, or one can't be fetched or read.
+        DataError: there are none, one can't be fetched or read, or no sample has the column ``group``.
     """
     given = {split: expanded(pattern) for split, pattern in patterns.items() if pattern}
     tars = [tar for found in given.values() for tar in found]
     if not tars:
         raise DataError("root: '', expected a folder that `kinetext data pack` made, or tars")
     splits = [split for split, found in given.items() for _ in found] if len(given) > 1 else [""] * len(tars)
-    names, paths = _names(tars), list(_fetched(tars))
+    names, paths = _names(given), list(_fetched(tars))
     state = [
         [str(path), path.stat().st_size, path.stat().st_mtime_ns, split, name]
         for path, split, name in zip(paths, splits, names, strict=True)
     ]
-    folder = (
-        cache_folder() / "shards" / hashlib.sha256(json.dumps([_VERSION, *suffixes, *state]).encode()).hexdigest()[:24]
-    )
+    told = [_VERSION, *suffixes, *([] if group == "group" else [{"group": group}]), *state]
+    folder = cache_folder() / "shards" / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
     try:
         if not (folder / INDEX).is_file():  # written last
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder, paths, names, splits, suffixes)
+            _write(folder, paths, names, splits, suffixes, group)
     except OSError as error:
         raise DataError(
             f"{folder}: can't be written ({error}); set KINETEXT_CACHE to a folder with room for the index of shards"
@@ -103,13 +103,49 @@ def _choices(inside: str) -> list[str]:
     return [f"{number:0{len(low)}}" for number in range(int(low), int(high) + 1)]
 
 
-def _names(tars: Sequence[str]) -> list[str]:
-    """What tells the tars from each other, as samples are called: their paths below the folder that all of them are in."""
-    plain = [re.split(r"[?#]", tar)[0] if is_elsewhere(tar) else os.path.abspath(tar) for tar in tars]
-    told = plain if len(set(plain)) == len(set(tars)) else tars  # some servers tell files by what stands behind "?"
-    paths = [tar.replace("://", "/").lstrip("/") for tar in told]
-    shared = os.path.commonpath(map(os.path.dirname, paths))
-    return [path[len(shared) :].lstrip("/") for path in paths]
+def _names(given: Mapping[Split, Sequence[str]]) -> list[str]:
+    """What tells tars from each other, as samples are called; one tar in two splits has one name.
+
+    Rows are drawn by their names, so those of train must not depend on what else there is: a tar of another split that has
+    the name of one before it is set apart by its split.
+    """
+    places = {
+        split: [tar if is_elsewhere(tar) else os.path.abspath(tar) for tar in tars] for split, tars in given.items()
+    }
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for split, tars in places.items():
+        for tar, name in _told_apart(tars).items():
+            if tar in names:
+                continue
+            while name in taken:
+                name = f"{split}/{name}"
+            names[tar] = name
+            taken.add(name)
+    return [names[tar] for tars in places.values() for tar in tars]
+
+
+def _told_apart(tars: Sequence[str]) -> dict[str, str]:
+    """The tars of one split by their file names; where several have one name, by their paths below the folder that all of
+    those are in.
+    """
+    alike: dict[str, list[str]] = {}
+    for tar in dict.fromkeys(tars):
+        alike.setdefault(os.path.basename(_plain(tar)), []).append(tar)
+    names: dict[str, str] = {}
+    for name, same in alike.items():
+        paths = [_plain(tar) for tar in same]
+        if len(set(paths)) < len(same):  # some servers tell files by what stands behind "?"
+            paths = [tar.replace("://", "/") for tar in same]
+        shared = os.path.commonpath(map(os.path.dirname, paths))
+        told = [path[len(shared) :].lstrip("/") for path in paths] if len(same) > 1 else [name]
+        names.update(zip(same, told, strict=True))
+    return names
+
+
+def _plain(tar: str) -> str:
+    """A tar's path, that of a URL without what stands behind "?"."""
+    return (re.split(r"[?#]", tar)[0] if is_elsewhere(tar) else tar).replace("://", "/").strip("/")
 
 
 def _fetched(names: Sequence[str]) -> Iterator[Path]:
@@ -119,7 +155,12 @@ def _fetched(names: Sequence[str]) -> Iterator[Path]:
 
 
 def _write(
-    folder: Path, paths: Sequence[Path], names: Sequence[str], splits: Sequence[str], suffixes: Sequence[str]
+    folder: Path,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    splits: Sequence[str],
+    suffixes: Sequence[str],
+    group: str,
 ) -> None:
     """Indexes tars into a folder of the cache."""
     reader = Pieces(paths)
@@ -146,8 +187,19 @@ def _write(
     if 0 < len(whole) < len(rows):
         at = next(at for at, row in enumerate(rows) if "split" not in row)
         raise DataError(f"{paths[places[at]['shard']]}: {places[at]['key']}: has no split, and other samples have one")
-    write_rows(folder / ROWS, rows)
+    write_rows(folder / ROWS, rows if group == "group" else _grouped(paths, rows, group))
     write_index(folder / INDEX, places)
+
+
+def _grouped(paths: Sequence[Path], rows: Sequence[Mapping[str, str]], group: str) -> list[dict[str, str]]:
+    """The rows with another column as their group, or with none."""
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != "file_name"))
+    if group and group not in columns:
+        tars = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+        raise DataError(
+            f"group: no sample of {tars} has {group!r}{suggest(group, columns)}; they have {joined(columns)}"
+        )
+    return [{**row, "group": row.get(group, "")} for row in rows]
 
 
 def _check(path: Path, key: str, row: Mapping[str, str]) -> None:
