@@ -213,6 +213,10 @@ def test_what_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
             {"source": source, "video": "clip", "text": "captions"},
             "no text column 'captions', did you mean 'caption'",
         ),
+        (
+            {"source": source, "video": "clip", "group": "kinds"},
+            "group: .* has no group column 'kinds', did you mean 'kind'",
+        ),
         ({"source": source, "video": "clip", "size": 0}, "size: 0, expected 1"),
     ):
         with pytest.raises(DataError, match=said):

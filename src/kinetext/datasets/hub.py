@@ -18,7 +18,7 @@ from kinetext import video as clips
 from kinetext.interfaces import Dataset, Shape
 from kinetext.manifest import packed
 from kinetext.manifest.rows import MEANT, PROTOCOLS, cell, is_elsewhere
-from kinetext.manifest.selection import check_text
+from kinetext.manifest.selection import check_optional
 from kinetext.runtime import cache_folder, rng
 from kinetext.types import DataError, Sample, joined
 
@@ -112,7 +112,9 @@ class Hub(Dataset):
         parts = _named(source, _loaded(source, config, revision), {"train": train, "val": val, "test": test})
         if video:
             parts = {name: _with_files(source, part, video) for name, part in parts.items()}
-        check_text(source, list(dict.fromkeys(name for part in parts.values() for name in part.features)), text)
+        known = list(dict.fromkeys(name for part in parts.values() for name in part.features))
+        check_optional("text", source, known, text)
+        check_optional("group", source, known, group)
         for part in parts.values() if video else ():
             _check_files(source, part, video)
         rows, self._places = _rows(source, parts, video, {"text": text, "group": group}, multi)

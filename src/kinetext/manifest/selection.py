@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from kinetext.manifest.rows import RESERVED, SPLITS, Row, Split
 from kinetext.manifest.splits import groups, with_fold, with_splits, with_val
@@ -53,7 +54,7 @@ class Selection:
         _check_columns(targets, multi, numeric)
         table = with_fold(table, fold, folds, seed=seed) if folds else with_splits(table, seed=seed)
         self.table = table = with_val(table, val_share, seed=seed) if val_share else table
-        check_text(table.path, [name for name in table.columns if name not in RESERVED], text)
+        check_optional("text", table.path, [name for name in table.columns if name not in RESERVED], text)
         self.text = text
         self.rows = table.where(split)
         self.splits = _splits(table, split)
@@ -115,12 +116,13 @@ def _check_columns(targets: tuple[str, ...], multi: tuple[str, ...], numeric: tu
         raise DataError(f"numeric: {both[0]!r} is also in multi; a column holds numbers or classes")
 
 
-def check_text(source: object, columns: Sequence[str], text: str) -> None:
-    """Refuses a text column that ``source`` does not have; texts are optional, but one that is asked for by name has to be
-    there.
+def check_optional(option: Literal["text", "group"], source: object, columns: Sequence[str], name: str) -> None:
+    """Refuses a column that ``source`` does not have; texts and groups are optional, but one that is asked for by name has to
+    be there.
     """
-    if text not in ("", "text", *columns):
-        raise DataError(f"text: {source} has no text column {text!r}{suggest(text, columns)}; it has {joined(columns)}")
+    if name not in ("", option, *columns):
+        near = suggest(name, columns)
+        raise DataError(f"{option}: {source} has no {option} column {name!r}{near}; it has {joined(columns)}")
 
 
 def _target(table: Manifest, name: str, multi: tuple[str, ...], numeric: tuple[str, ...]) -> Target:
