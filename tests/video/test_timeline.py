@@ -44,7 +44,7 @@ def encode(
         if sound:
             voice = container.add_stream(sound[0], rate=48_000, layout="mono")
             silence = AudioFrame.from_ndarray(np.zeros((1, int(sound[1] * 48_000)), np.float32), "fltp", "mono")
-            silence.sample_rate = 48_000
+            silence.sample_rate, silence.pts, silence.time_base = 48_000, first * 1920, Fraction(1, 48_000)
             container.mux([*voice.encode(silence), *voice.encode()])
         for number, image in enumerate(pixels.numpy(), first):
             frame = VideoFrame.from_ndarray(image, format="rgb24")
@@ -188,6 +188,17 @@ def test_a_fragment_that_lacks_its_last_byte(tmp_path: Path) -> None:
         video.probe(path)
 
 
+@pytest.mark.parametrize("kept", [16, 5000])
+def test_a_file_whose_head_tells_of_its_first_fragment_only(tmp_path: Path, kept: int) -> None:
+    """A cut behind the first fragment leaves more than that head promises, or as much."""
+    path = encode(tmp_path / "a.mp4", muxing={"movflags": "frag_keyframe"})
+    assert 0 < video.probe(path).header_frames < len(check(path)) == 40
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moof", data.index(b"moof") + 4) + kept])
+    with pytest.raises(VideoError, match=r"truncated: (it ends within one of its|\d+ of its frames are there)"):
+        video.probe(path)
+
+
 @pytest.mark.parametrize("options", [{"bf": "0"}, {"bf": "2"}, {"x264-params": "bframes=7:b-pyramid=normal:ref=5"}])
 def test_asf_with_frames_that_change_places(tmp_path: Path, options: dict[str, str]) -> None:
     path = encode(tmp_path / "clip.wmv", kind="asf", options=options)
@@ -207,6 +218,48 @@ def test_transport_streams_that_were_joined(tmp_path: Path) -> None:
     assert len(check(both)) == 40 and video.probe(both).fps == 25
 
 
+def parts(folder: Path, codec: str = "libx264", sound: tuple[str, float] | None = None) -> list[bytes]:
+    """Four transport streams whose times go on from one to the next, each with counters of its own."""
+    options = {"bf": "2", "x265-params": "log-level=none"}
+    made = [
+        encode(folder / f"{first}.ts", NOISE[first : first + 10], codec, first=first + 10, sound=sound, options=options)
+        for first in range(0, 40, 10)
+    ]
+    return [path.read_bytes() for path in made]
+
+
+@pytest.mark.parametrize("sound", [None, ("aac", 0.4)])
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+def test_transport_streams_that_were_joined_and_whose_times_go_on(
+    tmp_path: Path, codec: str, sound: tuple[str, float] | None
+) -> None:
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(parts(tmp_path, codec, sound)))
+    with av.open(str(path)) as container:
+        assert any(packet.is_corrupt for packet in container.demux(video=0))  # as if packets were lost there
+    line = check(path)
+    assert line.times == pytest.approx(np.arange(40) / 25) and len(line.pts) == 40
+
+
+def test_what_is_lost_near_a_joint_is_damage(tmp_path: Path) -> None:
+    """A joint accounts for one mark, and only where all counters begin anew."""
+    path, (first, second, *_) = tmp_path / "joined.ts", parts(tmp_path)
+    with av.open(io.BytesIO(first)) as container:
+        places = sorted(packet.pos for packet in container.demux(video=0) if packet.pos is not None)
+    path.write_bytes(first[: places[-1] + 188] + second)  # without the end of the last picture
+    with pytest.raises(VideoError, match=r"damaged near frame|can't be decoded"):
+        video.read_all(path)
+    for number in (-2, -1):
+        hole = places[number] + 188
+        path.write_bytes(first[:hole] + first[hole + 188 :] + second)
+        with pytest.raises(VideoError, match=f"damaged near frame {9 + number}"):
+            video.probe(path)
+    began = next(at for at in range(0, len(second), 188) if second[at + 1 : at + 3] == b"\x41\0")
+    path.write_bytes(first + second[:began] + second[began + 188 :])  # without the head of its first picture
+    with pytest.raises(VideoError, match="damaged near frame 8"):
+        video.probe(path)
+
+
 def test_a_transport_stream_with_a_hole(tmp_path: Path) -> None:
     path = encode(tmp_path / "hole.ts", kind="mpegts", options={"bf": "0"})
     data = path.read_bytes()
@@ -216,20 +269,28 @@ def test_a_transport_stream_with_a_hole(tmp_path: Path) -> None:
         video.probe(path)
 
 
+@pytest.mark.parametrize("is_open", [False, True], ids=["in mid-group", "at an open group"])
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
-def test_a_transport_stream_that_begins_in_mid_group(tmp_path: Path, codec: str) -> None:
-    """It has the frames from its first key frame on: FFmpeg shows no others."""
-    options = {"bf": "0", "x265-params": "log-level=none:bframes=0"}
-    whole, late = encode(tmp_path / "whole.ts", moving(), codec, "mpegts", options=options), tmp_path / "late.ts"
-    with av.open(str(whole)) as source, av.open(str(late), "w", format="mpegts") as target:
+def test_a_transport_stream_that_begins_late(tmp_path: Path, codec: str, is_open: bool) -> None:
+    """It has the frames from the first on that refers to none before its key frame: FFmpeg shows no others."""
+    closed = {"bf": "0", "x264-params": "scenecut=0", "x265-params": "log-level=none:bframes=0"}
+    length = 12 if codec == "libx264" else 11  # so that pictures of both lead the second key frame
+    opened = f"open-gop=1:keyint={length}:min-keyint={length}:scenecut=0:b-adapt=0"
+    options = {"bf": "2", "x264-params": opened, "x265-params": f"log-level=none:bframes=2:{opened}"}
+    path, late = tmp_path / "whole.ts", tmp_path / "late.ts"
+    encode(path, moving(), codec, "mpegts", options=options if is_open else closed)
+    with av.open(str(path)) as source, av.open(str(late), "w", format="mpegts") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(source.demux(video=0)):
-            if packet.size and number >= 7:
-                packet.stream = stream
-                target.mux(packet)
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        second = next(number for number, packet in enumerate(packets) if number and packet.is_keyframe)
+        leading = sum((packet.pts or 0) < (packets[second].pts or 0) for packet in packets[second:])
+        for packet in packets[second if is_open else 7 :]:
+            packet.stream = stream
+            target.mux(packet)
+    assert bool(leading) == is_open
     count = len(check(late))
-    assert count in (29, 30)  # libx264 finds a better place than 10 for its second key frame
-    assert all(np.array_equal(a[1], b[1]) for a, b in zip(plain(whole)[-count:], plain(late), strict=True))
+    assert count == 40 - second - leading
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(plain(path)[-count:], plain(late), strict=True))
 
 
 def test_a_first_frame_that_is_damaged_is_not_passed_over(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ _PROMISING = frozenset({_MP4, "matroska,webm", "flv", "asf"})
 # Containers that store when each frame is shown. The others (AVI, MPEG-PS, raw streams) store at best when it
 # is decoded, so their frames are counted instead.
 _TIMED = _PROMISING | {"gif", "apng", "mpegts", "ogg"}
+_NEAR = 3  # packets by which FFmpeg marks damage too early
+_CELL = 188  # bytes of a packet of a transport stream, which is a part of a packet of ours (ISO/IEC 13818-1, 2.4.3.2)
 
 
 class _Packet(NamedTuple):
@@ -85,6 +88,7 @@ class Scan:
         self.reconfigured |= self.total > 0 and packet.has_sidedata("new_extradata")
         if packet.is_corrupt:
             self._damaged.append(self.total)
+        self._forgive(packet)
         dts = packet.dts
         if dts is not None:
             if self._dts is not None and dts < self._dts:
@@ -97,6 +101,14 @@ class Scan:
             if len(self.shown) >= self.limits.frames:
                 check_length(self.path, len(self.shown) + 1, 0, self.limits)
             self.shown.append(_Packet(packet.pts, packet.duration or 0, packet.is_keyframe))
+
+    def _forgive(self, packet: av.Packet[VideoStream]) -> None:
+        """Takes back the mark that comes of a joint, where one transport stream ends and another begins."""
+        marked = self._damaged and self.total - self._damaged[-1] <= _NEAR
+        if not (marked and packet.is_keyframe and self.header.container == "mpegts"):
+            return
+        if packet.pos is not None and _begins(self.path, packet.pos):
+            self._damaged.pop()
 
     def _look(self, data: bytes, mark: bytes) -> None:
         """Counts pictures; what cameras store behind one for others to show it better is none."""
@@ -153,7 +165,8 @@ class Scan:
         path, header, found = self.path, self.header, self.total
         if header.container == "mpegts":
             # the counters of its parts begin anew where two are joined, so that nothing need be lost there
-            lost = next((at for at in self._damaged if not any(0 <= joint - at <= 3 for joint in self._joints)), None)
+            marks, joints = self._damaged, self._joints
+            lost = next((at for at in marks if not any(0 <= joint - at <= _NEAR for joint in joints)), None)
             if lost is not None:
                 raise VideoError(f"{path}: damaged near frame {lost}: packets are lost there, or files were joined")
             return
@@ -161,18 +174,19 @@ class Scan:
             found = _stored(path, self.limits)  # FFmpeg leaves out what an edit list does not show
         if found >= header.frames and not self._damaged:
             return
-        dropped = ""
+        # what is in fragments may be more than the head tells of
+        promise, dropped = header.frames if found <= header.frames else "its", ""
         if header.container == "avi" and not self._damaged:
             dropped = " (or some were dropped when it was written)"
-        raise VideoError(f"{path}: truncated: {found} of {header.frames or 'its'} frames are there" + dropped)
+        raise VideoError(f"{path}: truncated: {found} of {promise} frames are there" + dropped)
 
     def _check_end(self, pts: list[int]) -> None:
         """Refuses a file that is shorter than it says."""
         alone, kind = len(self.header.tracks) == 1, self.header.container
-        if self.header.frames or not (alone or kind in _PROMISING):
-            return
         if kind == _MP4 and _is_cut(self.path):
             raise VideoError(f"{self.path}: truncated: it ends within one of its fragments")
+        if self.header.frames or not (alone or kind in _PROMISING):
+            return
         stays, step = self._step(pts)
         # FLV's duration counts from 0, where its frames may begin later
         end, frame = float((max(pts[-1] - pts[0], pts[-1]) + step) * self.unit), float(step * self.unit)
@@ -199,9 +213,10 @@ class Scan:
         Such a stream may be cut anywhere; in other containers it is damage.
         """
         keys = [packet.pts for packet in self.shown if packet.key and packet.pts is not None]
-        if not (self.headless and keys and self.codec in TELLING and self.header.container == "mpegts"):
+        tells = self.codec in TELLING and self.header.container == "mpegts"
+        if not (tells and keys and pts[0] < min(keys)):
             return pts
-        first = _first(self.path, self.limits, keys[0])
+        first = _first(self.path, self.limits, min(keys))
         return [at for at in pts if at >= first]
 
     def _timed(self, pts: list[int]) -> Timeline:
@@ -243,18 +258,44 @@ def _heard(path: Path, limits: Limits, begin: float) -> float:
 
 def _is_cut(path: Path) -> bool:
     """Whether the last fragment of an mp4 is longer than what is left of the file (ISO/IEC 14496-12, 4.2)."""
-    at, end, kind = 0, path.stat().st_size, b""
+    at, end, kind, in_fragments = 0, path.stat().st_size, b"", False
     with path.open("rb") as file:
         while at < end:
             file.seek(at)
             head = file.read(16)
             size, kind = int.from_bytes(head[:4]), head[4:8]
+            in_fragments |= kind == b"moof"
             if size == 1:
                 size = int.from_bytes(head[8:])
             if not size:
                 return False  # it goes on to the end
             at += max(size, 8)
-    return at > end and kind in (b"moof", b"mdat")
+    return at > end and in_fragments and kind in (b"moof", b"mdat")
+
+
+def _begins(path: Path, at: int) -> bool:
+    """Whether a transport stream begins before the picture at byte ``at``: all counters are 0 from its table of programs (PID 0) on.
+
+    The picture before that must have all its counters: what is missing in it is lost.
+    """
+    start = max(at % _CELL, at - 1000 * _CELL)
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(at + _CELL - start)
+    heads = [data[begin : begin + 4] for begin in range(0, len(data), _CELL)]
+    *before, (kind, counter) = [(int.from_bytes(head[1:3]) & 0x1FFF, head[3] & 0xF) for head in heads]
+    tables = [number for number, cell in enumerate(before) if cell == (0, 0)]
+    if not tables or counter:
+        return False
+    last = []
+    for number in reversed(range(tables[-1])):
+        if before[number][0] == kind:
+            last.append(before[number][1])
+            if heads[number][1] & 0x40:  # it begins here
+                break
+    is_whole = all((after - count) % 16 < 2 for after, count in pairwise(last))  # those without data don't count
+    first = dict(reversed(before[tables[-1] :]))
+    return is_whole and kind not in first and not any(first.values())
 
 
 def _first(path: Path, limits: Limits, key: int) -> int:
