@@ -79,7 +79,7 @@ def test_threads_are_refused_or_served_one_by_one(clip: Path) -> None:
                 return "two threads" in str(error) or "two places" in str(error)
 
         with ThreadPoolExecutor(4) as pool:
-            assert all(pool.map(read, [number % 40 for number in range(200)]))
+            assert all(pool.map(read, [number % 40 for number in range(1000)]))
         assert torch.equal(reader.frames_at(range(40)).pixels, right)
 
 

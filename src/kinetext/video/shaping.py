@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from threading import RLock
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -119,8 +120,13 @@ class Shaper:
         self._read: tuple[Turn, int] | None = None  # the turn of the last frame, and its rotation as FFmpeg has it
         self._seen: tuple[object, ...] = ()
         self._graph: Graph | None = None
+        self._busy = RLock()  # a graph of filters is for one thread at a time
 
     def __call__(self, frame: VideoFrame) -> Pixels:
+        with self._busy:
+            return self._shaped(frame)
+
+    def _shaped(self, frame: VideoFrame) -> Pixels:
         transposed, flip_x, flip_y = turn = self._turn(frame) if self.turn is None else self.turn
         seen = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turn)
         if seen != self._seen:
