@@ -24,14 +24,16 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from PIL import Image
 
 from kinetext import video
@@ -39,6 +41,7 @@ from kinetext.video import VideoError, isolated
 from kinetext.video.containers import opened
 from kinetext.video.frames import open_file, timeline
 from kinetext.video.shaping import Shape, Shaper
+from kinetext.video.timeline import Timeline
 
 ODD = Path(__file__).parents[2] / "shared" / "data" / "odd_media"
 SECONDS = 10.0  # for one mutant
@@ -238,6 +241,17 @@ def bytes_of(clip: torch.Tensor) -> np.ndarray:
     return video.to_bytes(clip).permute(1, 2, 3, 0).numpy()
 
 
+def plainly(container: InputContainer, stream: VideoStream, line: Timeline) -> Iterator[VideoFrame]:
+    """Frames in the order of decoding; of a transport stream those before the first that is whole, which may be cut, don't count."""
+    first = int(line.pts[0]) if line.header.container == "mpegts" and line.pts.size else None
+    for packet in container.demux(stream):
+        try:
+            yield from (frame for frame in packet.decode() if first is None or frame.pts is None or frame.pts >= first)
+        except av.FFmpegError:
+            if first is None or packet.pts is None or packet.pts >= first:
+                raise
+
+
 def decoded(path: Path) -> np.ndarray | str:
     """Every frame by a plain decode, in the order of their times."""
     line, found = timeline(path), []
@@ -248,7 +262,7 @@ def decoded(path: Path) -> np.ndarray | str:
     try:
         with opened(path) as (container, stream):
             stream.thread_type = "NONE"
-            frames = container.decode(stream)
+            frames = plainly(container, stream, line)
             for frame in (
                 frames if line.duration else itertools.islice(frames, 1)
             ):  # pictures may have bytes behind them
