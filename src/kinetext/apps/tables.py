@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetext import manifest, video
+from kinetext.doctor.survey import size_of
 from kinetext.manifest import SPLITS, Manifest, reading, writing
 from kinetext.text import count_scripts
 from kinetext.types import DataError, KinetextError, Progress, joined
@@ -186,7 +187,7 @@ def _probed(root: Path, files: Sequence[str], progress: Progress | None) -> dict
         found |= {
             "seconds": {**_spread([info.duration for info in infos]), "sum": sum(info.duration for info in infos)},
             "frames": _spread([info.num_frames for info in infos]),
-            "megabytes": sum(_bytes(manifest.place(root, file)) for file in files if file not in failed) / 1e6,
+            "megabytes": sum(size_of(manifest.place(root, file)) or 0 for file in files if file not in failed) / 1e6,
             "sizes": dict(sizes.most_common()),
             "fps": dict(rates.most_common()),
         }
@@ -195,11 +196,6 @@ def _probed(root: Path, files: Sequence[str], progress: Progress | None) -> dict
 
 def _probe(root: Path, file: str) -> video.VideoInfo:
     return video.probe(manifest.place(root, file))
-
-
-def _bytes(path: Path) -> int:
-    """Of a file, or of the pictures in a folder."""
-    return sum(one.stat().st_size for one in path.iterdir() if one.is_file()) if path.is_dir() else path.stat().st_size
 
 
 def stats_tables(found: Mapping[str, Any]) -> list[Page]:

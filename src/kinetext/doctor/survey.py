@@ -100,11 +100,11 @@ def _bytes(root: Path, files: Iterable[str]) -> int:
     total = 0
     for file in files:
         with suppress(OSError):  # said of the file when it is read
-            total += _FEW if is_elsewhere(file) else _size(root / file) or 0
+            total += _FEW if is_elsewhere(file) else size_of(root / file) or 0
     return total
 
 
-def _size(path: Path) -> int | None:
+def size_of(path: Path) -> int | None:
     """Bytes of a file, or of a folder of pictures; None where there is neither."""
     if path.is_dir():
         return sum(one.stat().st_size for one in path.iterdir() if one.is_file())
@@ -186,7 +186,7 @@ class _Reader:
             self.process = None
             self._check_wanted()
             path = place(Path(job.root), job.file)
-            return Facts(video.digest(path), _size(path) or 0, "unreadable", "its decoder crashes, or does not end")
+            return Facts(video.digest(path), size_of(path) or 0, "unreadable", "its decoder crashes, or does not end")
         answer = json.loads(line)
         if "error" in answer:
             raise DataError(answer["error"])
@@ -260,7 +260,7 @@ def _found(job: _Job) -> Facts | _Unread:
     except DataError as error:
         return Facts("", 0, "missing", str(error))
     try:
-        size = _size(path)
+        size = size_of(path)
         if size is None:
             return Facts("", 0, "missing", "there is no such file")
         if size == 0:

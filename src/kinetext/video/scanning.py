@@ -229,9 +229,8 @@ class Scan:
         keys = sorted(packet.pts for packet in self.shown if packet.key and packet.pts is not None)
         keys = [key for key in keys if key >= pts[0]]
         times = (np.array(pts) - pts[0]) * unit.numerator / unit.denominator
-        headless = (
-            self.headless and bool(keys) and self.codec not in TELLING
-        )  # some containers mark no key frames at all
+        # some containers mark no key frames at all
+        headless = self.headless and bool(keys) and self.codec not in TELLING
         numbers, seconds = np.searchsorted(pts, keys), float(duration)
         return Timeline(times, np.array(pts), numbers, fps, seconds, self.header, headless, self.reconfigured)
 
